@@ -1,0 +1,3 @@
+//! The `acre` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The agent engine: serves hosts from a volatile mapping table.

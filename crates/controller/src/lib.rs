@@ -1,0 +1,1 @@
+//! The controller engine: owns the durable table and the allocator.

@@ -1,0 +1,1 @@
+//! Table pages, extents and layer stacks; resolves reads and writes.

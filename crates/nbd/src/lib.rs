@@ -1,0 +1,1 @@
+//! The NBD protocol, both directions of a session, without I/O.

@@ -1,0 +1,1 @@
+//! The node engine: performs I/O on physical disks and fences stale holders.

@@ -1,0 +1,1 @@
+//! Physical disks, chunklets, logical disks and the allocator.

@@ -1,0 +1,1 @@
+//! io_uring and its fallback: the only unsafe code.

@@ -1,0 +1,1 @@
+//! Seeded clusters, failing disks, the oracle and the checkers.

@@ -1,0 +1,1 @@
+//! The metadata store on redb, one file and no server.

@@ -1,0 +1,1 @@
+//! The metadata store: trait, key schema and in-memory reference.

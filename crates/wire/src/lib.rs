@@ -1,0 +1,1 @@
+//! Messages between agents, controllers and nodes.
