@@ -3,6 +3,7 @@
 use crate::engine::Node;
 use crate::event::{Effect, Operation};
 use crate::flight::Purpose;
+use crate::planted::Bug;
 use model::{DiskId, Epoch, IoError};
 use wire::{CommandId, NodeCommand, NodeOrder, NodeReport};
 
@@ -87,12 +88,12 @@ impl Node {
     }
 
     fn fence(&mut self, command: CommandId, floor: Epoch, epochs: &[Epoch], effects: &mut Vec<Effect>) {
-        if !self.planted.fence_ignored {
+        if !self.planted.has(Bug::FenceIgnored) {
             self.sessions.fence(floor, epochs);
         }
         // Until what a stale holder has in flight is over, its writes may still land: the region is not free before.
         // (This may wait for I/O of sessions fenced by other commands too. That ends as well, and no more is admitted.)
-        if self.sessions.fenced_in_flight() == 0 || self.planted.fence_without_drain {
+        if self.sessions.fenced_in_flight() == 0 || self.planted.has(Bug::FenceNotDrained) {
             effects.push(report(command, Ok(())));
         } else {
             self.commands.fences.push(command);

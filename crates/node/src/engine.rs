@@ -4,7 +4,7 @@ use crate::commands::Commands;
 use crate::disk::{DiskCounters, Disks};
 use crate::event::{DiskIoId, Effect, Event, Operation};
 use crate::flight::{Flights, Purpose};
-use crate::planted::Planted;
+use crate::planted::{Bug, Planted};
 use crate::sessions::Sessions;
 use model::{ClusterId, DiskId, IoBuffer, IoError, Term, Time};
 use wire::{AgentId, Credentials, DiskOperation, NodeReply, NodeRequest};
@@ -76,7 +76,7 @@ impl Node {
         let NodeRequest { id, credentials, disk, operation } = request;
         let admitted = self.admit(credentials, disk, &operation);
         let flush = matches!(operation, DiskOperation::Flush);
-        if admitted.is_err() || (flush && self.planted.flush_lies) {
+        if admitted.is_err() || (flush && self.planted.has(Bug::FlushLies)) {
             let buffer = match operation {
                 DiskOperation::Read { buffer, .. } => Some(buffer),
                 _ => None,
@@ -135,7 +135,7 @@ impl Node {
         result: Result<(), IoError>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), IoError> {
-        if self.planted.flush_retried {
+        if self.planted.has(Bug::FlushRetried) {
             return result;
         }
         let state = self.disks.get(disk).expect("a disk is remembered while the process lives");

@@ -23,4 +23,4 @@ mod tests;
 pub use disk::DiskCounters;
 pub use engine::Node;
 pub use event::{DiskIoId, Effect, Event, Operation};
-pub use planted::Planted;
+pub use planted::{Bug, Planted};

@@ -1,14 +1,38 @@
-//! Bugs that the simulator plants to see that it finds them. All are off wherever disks are real.
+//! Bugs on demand: each switch makes one promise of this engine untrue, so that the simulator can be seen to notice.
 
-/// Which bugs are planted.
+/// Which bug is planted. None, unless the crate's `planted` feature lets somebody choose one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Planted {
+    bug: Option<Bug>,
+}
+
+impl Planted {
+    /// Plants one bug.
+    #[cfg(feature = "planted")]
+    #[must_use]
+    pub const fn with(bug: Bug) -> Self {
+        Self { bug: Some(bug) }
+    }
+
+    pub(crate) fn has(self, bug: Bug) -> bool {
+        cfg!(feature = "planted") && self.bug == Some(bug)
+    }
+}
+
+/// A bug that can be planted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
     /// Fences are reported done and never enforced.
-    pub fence_ignored: bool,
+    FenceIgnored,
     /// Fences are reported done while I/O of the fenced session is still in flight.
-    pub fence_without_drain: bool,
+    FenceNotDrained,
     /// Flushes are answered without asking the disk.
-    pub flush_lies: bool,
+    FlushLies,
     /// A failed flush leaves its disk in service, so that the next one may succeed without the lost data.
-    pub flush_retried: bool,
+    FlushRetried,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::FenceIgnored, Self::FenceNotDrained, Self::FlushLies, Self::FlushRetried];
 }
