@@ -1,0 +1,447 @@
+//! A volume's volatile table at an agent: page index to page without hashing, and the changes an agent makes.
+//!
+//! Pages lie in chunks of 1,024 slots, grown on first use, under one array of chunks: a lookup is two indexed loads and,
+//! on a page that is not uniform, a short search. A page that is wholly one extent, or wholly zero, takes its slot and
+//! nothing else, so a contiguously written TiB (64 KiB regions) takes 16 chunks, 384 KiB.
+
+use crate::page::{TablePage, Uniform};
+use crate::stack::{self, Freed};
+use crate::view::{EntryView, Extent};
+use model::{
+    BlockRange, DiskRegion, EntryRun, Generation, MapEntry, PageIndex, REGIONS_PER_PAGE, RegionIndex, RegionSize,
+    UnitRun,
+};
+use std::collections::BTreeMap;
+
+const CHUNK_PAGES: usize = 1024;
+
+/// What the table holds of one page.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum PageSlot {
+    NotLoaded,
+    Zero,
+    Extent(Extent),
+    Runs(Box<TablePage>),
+}
+
+const _: () = assert!(std::mem::size_of::<PageSlot>() == 24);
+
+type Chunk = Box<[PageSlot]>;
+
+/// What changed when blocks were written.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct WriteOutcome {
+    /// Whether the entry changed, so that it must be committed.
+    pub changed: bool,
+    /// Places that nothing holds any more.
+    pub freed: Freed,
+}
+
+/// What changed when blocks were zeroed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ZeroOutcome {
+    /// Whether the entry changed, so that it must be committed.
+    pub changed: bool,
+    /// Places that nothing holds any more.
+    pub freed: Freed,
+}
+
+/// A loaded page, borrowed from its table.
+#[derive(Clone, Copy, Debug)]
+pub struct PageRef<'a> {
+    content: PageContent<'a>,
+    size: RegionSize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum PageContent<'a> {
+    Zero,
+    Extent(Extent),
+    Runs(&'a TablePage),
+}
+
+impl<'a> PageRef<'a> {
+    /// Whether every region of it is zero.
+    #[must_use]
+    pub fn is_zero(self) -> bool {
+        matches!(self.content, PageContent::Zero)
+    }
+
+    /// What it says of `slot`.
+    #[must_use]
+    pub fn entry(self, slot: u16) -> EntryView<'a> {
+        self.span(slot).0
+    }
+
+    /// What it says of `slot`, and for how many slots from there on that holds (a full region's place moving along).
+    #[must_use]
+    pub fn span(self, slot: u16) -> (EntryView<'a>, u32) {
+        let left = REGIONS_PER_PAGE - u32::from(slot);
+        match self.content {
+            PageContent::Zero => (EntryView::Zero, left),
+            PageContent::Extent(extent) => {
+                let Extent { place, born, written } = extent.skip(u32::from(slot), self.size);
+                (EntryView::Full { place, born, written, run_left: left }, left)
+            }
+            PageContent::Runs(page) => page.span(slot),
+        }
+    }
+
+    /// Its runs, in order; zero slots are left out.
+    pub fn runs(self) -> impl Iterator<Item = EntryRun> + 'a {
+        self.runs_between(0, REGIONS_PER_PAGE as u16).filter(|run| run.entry != MapEntry::Zero)
+    }
+
+    /// The runs of the slots `first..end`, zero ones too: what a delta of those slots says.
+    pub fn runs_between(self, first: u16, end: u16) -> impl Iterator<Item = EntryRun> + 'a {
+        let mut at = first;
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let (view, count) = self.span(at);
+            let count = (count as u16).min(end - at);
+            let entry = view.to_entry(self.size).expect("a loaded page knows each of its entries");
+            at += count;
+            Some(EntryRun { first: at - count, count, entry })
+        })
+    }
+
+    /// How many runs describe it.
+    #[must_use]
+    pub fn run_count(self) -> usize {
+        match self.content {
+            PageContent::Zero => 0,
+            PageContent::Extent(_) => 1,
+            PageContent::Runs(page) => page.run_count(),
+        }
+    }
+}
+
+/// The table of one volume at one agent.
+#[derive(Clone, Debug)]
+pub struct PageTable {
+    size: RegionSize,
+    chunks: Vec<Option<Chunk>>,
+    /// Ranges of pages (first to end) known to be wholly zero without a slot of their own. A slot that is loaded wins.
+    absent: BTreeMap<u32, u32>,
+}
+
+impl PageTable {
+    /// A table of which no page is loaded, of a volume with regions of `size`.
+    #[must_use]
+    pub fn new(size: RegionSize) -> Self {
+        Self { size, chunks: Vec::new(), absent: BTreeMap::new() }
+    }
+
+    /// The volume's region size.
+    #[must_use]
+    pub fn region_size(&self) -> RegionSize {
+        self.size
+    }
+
+    /// The page, if it is loaded; else the caller faults it in.
+    #[must_use]
+    pub fn page(&self, page: PageIndex) -> Option<PageRef<'_>> {
+        let content = match self.slot(page) {
+            Some(PageSlot::Zero) => PageContent::Zero,
+            Some(PageSlot::Extent(extent)) => PageContent::Extent(*extent),
+            Some(PageSlot::Runs(runs)) => PageContent::Runs(runs),
+            Some(PageSlot::NotLoaded) | None => {
+                self.absent_end(page)?;
+                PageContent::Zero
+            }
+        };
+        Some(PageRef { content, size: self.size })
+    }
+
+    /// What the table says of `region`.
+    #[must_use]
+    pub fn entry(&self, region: RegionIndex) -> EntryView<'_> {
+        self.page(region.page()).map_or(EntryView::NotLoaded, |page| page.entry(region.slot()))
+    }
+
+    /// What the table says of `region`, and for how many regions from there on (at least one) that holds, a full region's
+    /// place moving along. Neighbouring spans may go on in one another.
+    #[must_use]
+    pub fn span(&self, region: RegionIndex) -> (EntryView<'_>, u64) {
+        let page = region.page();
+        match self.slot(page) {
+            Some(PageSlot::NotLoaded) | None => match self.absent_end(page) {
+                Some(end) => (EntryView::Zero, self.next_loaded(page, end).first_region().0 - region.0),
+                None => (EntryView::NotLoaded, PageIndex(page.0 + 1).first_region().0 - region.0),
+            },
+            Some(_) => {
+                let loaded = self.page(page).expect("a slot that is loaded gives a page");
+                let (view, count) = loaded.span(region.slot());
+                (view, u64::from(count))
+            }
+        }
+    }
+
+    /// Takes a page in, as the controller sent it; what was held of it before is forgotten.
+    ///
+    /// # Panics
+    /// When a run leaves the page or breaks a rule of entries (the decoder refuses such runs).
+    pub fn load(&mut self, page: PageIndex, runs: &[EntryRun]) {
+        let loaded = settled(TablePage::from_runs(self.size, runs));
+        *self.slot_mut(page) = loaded;
+    }
+
+    /// Takes in that the pages `first..end` are wholly zero, at the cost of one range. Pages of it that are loaded stay
+    /// what they are.
+    pub fn load_absent(&mut self, first: PageIndex, end: PageIndex) {
+        if first >= end {
+            return;
+        }
+        let (mut start, mut stop) = (first.0, end.0);
+        // One range for all that touch it.
+        while let Some((&from, &to)) = self.absent.range(..=stop).next_back() {
+            if to < start {
+                break;
+            }
+            self.absent.remove(&from);
+            (start, stop) = (start.min(from), stop.max(to));
+        }
+        self.absent.insert(start, stop);
+    }
+
+    /// Forgets a page: the next lookup in it faults.
+    pub fn unload(&mut self, page: PageIndex) {
+        if let Some(slot) = self.loaded_slot_mut(page) {
+            *slot = PageSlot::NotLoaded;
+        }
+        if let Some((&from, &to)) = self.absent.range(..=page.0).next_back()
+            && page.0 < to
+        {
+            self.absent.remove(&from);
+            for (from, to) in [(from, page.0), (page.0 + 1, to)] {
+                if from < to {
+                    self.absent.insert(from, to);
+                }
+            }
+        }
+    }
+
+    /// Puts a layer at `place` that holds no block yet on top of the region's entry.
+    ///
+    /// # Panics
+    /// When the page is not loaded, the entry is invalid or in error, or its stack is full
+    /// ([`crate::WriteTarget::NeedsMerge`]).
+    pub fn map_region(&mut self, region: RegionIndex, place: DiskRegion, born: Generation) {
+        self.edit(region, |page| page.map_region(region.slot(), place, born));
+    }
+
+    /// Records that `blocks` of the region were written at `place`, a layer of its entry. Layers of which nothing shows
+    /// any more are dropped; a region wholly at one place joins its neighbours' extent.
+    ///
+    /// # Panics
+    /// When the page is not loaded, the entry has no layer there, or a snapshot sees that layer.
+    pub fn blocks_written(
+        &mut self,
+        region: RegionIndex,
+        place: DiskRegion,
+        blocks: BlockRange,
+        generation: Generation,
+        frozen_through: Generation,
+    ) -> WriteOutcome {
+        if let Some(PageSlot::Extent(extent)) = self.slot(region.page())
+            && extent.written >= extent.born
+            && !stack::is_frozen(extent.born, frozen_through)
+            && extent.skip(u32::from(region.slot()), self.size).place == place
+        {
+            return WriteOutcome::default();
+        }
+        let mut freed = Freed::new();
+        let changed = self.edit(region, |page| {
+            page.insert_blocks(region.slot(), place, blocks, generation, frozen_through, &mut freed)
+        });
+        WriteOutcome { changed, freed }
+    }
+
+    /// Makes `blocks` of the region read as zeroes. Where a snapshot's layer would show through, a zero layer hides it;
+    /// storage of which no block is left is freed. With `keep`, the layer that takes writes stays mapped even without a
+    /// block, because a write to it is under way.
+    ///
+    /// # Panics
+    /// When the page is not loaded, or the entry is invalid or in error.
+    pub fn blocks_zeroed(
+        &mut self,
+        region: RegionIndex,
+        blocks: BlockRange,
+        generation: Generation,
+        frozen_through: Generation,
+        keep: bool,
+    ) -> ZeroOutcome {
+        let loaded = self.page(region.page()).expect("a page is loaded before it is changed");
+        if loaded.entry(region.slot()) == EntryView::Zero {
+            return ZeroOutcome::default();
+        }
+        let mut freed = Freed::new();
+        let changed = self.edit(region, |page| {
+            page.remove_blocks(region.slot(), blocks, generation, frozen_through, keep, &mut freed)
+        });
+        ZeroOutcome { changed, freed }
+    }
+
+    /// Zeroes as much as it can of the regions `region..region + count` in one step: the part at their start that is one
+    /// extent no snapshot sees, within one page. What it freed; `None` when the first region is not such, and takes
+    /// [`PageTable::blocks_zeroed`]. For trims of long ranges, when no write to them is under way.
+    ///
+    /// # Panics
+    /// When the page is not loaded.
+    pub fn extent_zeroed(&mut self, region: RegionIndex, count: u64, frozen_through: Generation) -> Option<UnitRun> {
+        let loaded = self.page(region.page()).expect("a page is loaded before it is changed");
+        let EntryView::Full { place, born, run_left, .. } = loaded.entry(region.slot()) else { return None };
+        if stack::is_frozen(born, frozen_through) || count == 0 {
+            return None;
+        }
+        let regions = u64::from(run_left).min(count) as u16;
+        self.set_run(region.page(), &EntryRun { first: region.slot(), count: regions, entry: MapEntry::Zero });
+        let units = u32::from(regions) * self.size.units();
+        Some(UnitRun { logical_disk: place.logical_disk, start: place.unit, count: units })
+    }
+
+    /// Sets the region's entry: what a merge or a move comes to, or the controller says.
+    ///
+    /// # Panics
+    /// When the page is not loaded or the entry breaks a rule.
+    pub fn set(&mut self, region: RegionIndex, entry: MapEntry) {
+        self.edit(region, |page| page.set(region.slot(), entry));
+    }
+
+    /// Sets the entries of a run of a page.
+    ///
+    /// # Panics
+    /// As [`PageTable::set`].
+    pub fn set_run(&mut self, page: PageIndex, run: &EntryRun) {
+        self.edit(page.first_region(), |page| page.set_run(run));
+    }
+
+    /// Marks the region's storage as lost.
+    ///
+    /// # Panics
+    /// When the page is not loaded.
+    pub fn map_error(&mut self, region: RegionIndex) {
+        self.set(region, MapEntry::Error);
+    }
+
+    /// Forgets the region's entry: the next I/O faults.
+    ///
+    /// # Panics
+    /// When the page is not loaded.
+    pub fn invalidate(&mut self, region: RegionIndex) {
+        self.set(region, MapEntry::Invalid);
+    }
+
+    /// What the table occupies, in bytes. Walks every loaded page.
+    #[must_use]
+    pub fn resident_bytes(&self) -> usize {
+        let slots = self.chunks.iter().flatten().flat_map(|chunk| chunk.iter());
+        let pages = slots.map(|slot| match slot {
+            PageSlot::Runs(page) => std::mem::size_of::<TablePage>() + page.heap_bytes(),
+            _ => 0,
+        });
+        std::mem::size_of::<Self>()
+            + self.chunks.capacity() * std::mem::size_of::<Option<Chunk>>()
+            + self.chunks.iter().flatten().count() * CHUNK_PAGES * std::mem::size_of::<PageSlot>()
+            + pages.sum::<usize>()
+            // A range in the tree: two indices and its part of a node.
+            + self.absent.len() * 32
+    }
+
+    /// The pages that are loaded with something in them or were touched since, in order: those worth unloading. Pages of a
+    /// range known to be zero are not among them until touched.
+    pub fn resident_pages(&self) -> impl Iterator<Item = PageIndex> + '_ {
+        let chunks = self.chunks.iter().enumerate().filter_map(|(index, chunk)| Some((index, chunk.as_ref()?)));
+        chunks.flat_map(|(index, chunk)| {
+            let loaded = chunk.iter().enumerate().filter(|(_, slot)| **slot != PageSlot::NotLoaded);
+            loaded.map(move |(within, _)| PageIndex((index * CHUNK_PAGES + within) as u32))
+        })
+    }
+
+    /// How many pages a lookup finds loaded, those of ranges known to be zero too. Walks every chunk.
+    #[must_use]
+    pub fn loaded_pages(&self) -> u64 {
+        let ranges: u64 = self.absent.iter().map(|(from, to)| u64::from(to - from)).sum();
+        let outside = self.resident_pages().filter(|page| self.absent_end(*page).is_none());
+        ranges + outside.count() as u64
+    }
+
+    fn slot(&self, page: PageIndex) -> Option<&PageSlot> {
+        let index = page.0 as usize;
+        self.chunks.get(index / CHUNK_PAGES)?.as_ref().map(|chunk| &chunk[index % CHUNK_PAGES])
+    }
+
+    fn loaded_slot_mut(&mut self, page: PageIndex) -> Option<&mut PageSlot> {
+        let index = page.0 as usize;
+        self.chunks.get_mut(index / CHUNK_PAGES)?.as_mut().map(|chunk| &mut chunk[index % CHUNK_PAGES])
+    }
+
+    fn slot_mut(&mut self, page: PageIndex) -> &mut PageSlot {
+        let index = page.0 as usize;
+        let chunk = index / CHUNK_PAGES;
+        if self.chunks.len() <= chunk {
+            self.chunks.resize_with(chunk + 1, || None);
+        }
+        let slots = self.chunks[chunk].get_or_insert_with(|| vec![PageSlot::NotLoaded; CHUNK_PAGES].into_boxed_slice());
+        &mut slots[index % CHUNK_PAGES]
+    }
+
+    /// The end of the range of zero pages that `page` lies in.
+    fn absent_end(&self, page: PageIndex) -> Option<PageIndex> {
+        let (_, &end) = self.absent.range(..=page.0).next_back()?;
+        (page.0 < end).then_some(PageIndex(end))
+    }
+
+    /// The first page after `page` that has a slot of its own, `end` at most.
+    fn next_loaded(&self, page: PageIndex, end: PageIndex) -> PageIndex {
+        let mut at = page.0 + 1;
+        while at < end.0 {
+            let index = at as usize;
+            match self.chunks.get(index / CHUNK_PAGES) {
+                None => return end,
+                Some(None) => at = at.saturating_add((CHUNK_PAGES - index % CHUNK_PAGES) as u32),
+                Some(Some(chunk)) if chunk[index % CHUNK_PAGES] == PageSlot::NotLoaded => at += 1,
+                Some(Some(_)) => return PageIndex(at),
+            }
+        }
+        end
+    }
+
+    /// Changes the region's page as runs, and puts it back in its smallest form.
+    fn edit<R>(&mut self, region: RegionIndex, change: impl FnOnce(&mut TablePage) -> R) -> R {
+        let (size, page) = (self.size, region.page());
+        let is_absent = self.absent_end(page).is_some();
+        let slot = self.slot_mut(page);
+        if let PageSlot::Runs(runs) = slot {
+            let result = change(runs);
+            if let Some(uniform) = runs.uniform() {
+                *slot = slot_of(uniform);
+            }
+            return result;
+        }
+        let mut runs = match slot {
+            PageSlot::Extent(extent) => TablePage::from_extent(size, *extent),
+            PageSlot::NotLoaded => {
+                assert!(is_absent, "a page is loaded before it is changed");
+                TablePage::new(size)
+            }
+            _ => TablePage::new(size),
+        };
+        let result = change(&mut runs);
+        *slot = settled(runs);
+        result
+    }
+}
+
+fn settled(page: TablePage) -> PageSlot {
+    page.uniform().map_or_else(|| PageSlot::Runs(Box::new(page)), slot_of)
+}
+
+fn slot_of(uniform: Uniform) -> PageSlot {
+    match uniform {
+        Uniform::Zero => PageSlot::Zero,
+        Uniform::Extent(extent) => PageSlot::Extent(extent),
+    }
+}
