@@ -8,6 +8,7 @@
 
 pub mod campaign;
 pub mod client;
+pub mod filesystem;
 pub mod http;
 pub mod ledger;
 pub mod random;
