@@ -1,0 +1,226 @@
+//! What changed in a volume's map since the last commit.
+
+use crate::inflight::Sequence;
+use mapping::PageTable;
+use model::{DiskRegion, EntryRun, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, RegionIndex, RegionSize, UnitRun};
+use std::collections::{BTreeMap, VecDeque};
+use wire::{MapCommit, PageDelta};
+
+/// How many changed regions one commit message carries at most (a page more or less).
+const COMMIT_REGIONS_MAX: u32 = 32 * 1024;
+
+type SlotSet = Box<[u64; (REGIONS_PER_PAGE / 64) as usize]>;
+
+/// Units given up, and since when nothing new addresses them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Freed {
+    pub(crate) page: PageIndex,
+    pub(crate) run: UnitRun,
+    pub(crate) since: Sequence,
+}
+
+/// Changes not yet handed to a commit.
+#[derive(Debug, Default)]
+pub(crate) struct MapChanges {
+    /// Regions whose entry differs from the durable one, by page and slot.
+    dirty: BTreeMap<PageIndex, SlotSet>,
+    dirty_regions: u32,
+    /// Granted regions that are mapped here and that no commit has taken.
+    untaken: BTreeMap<RegionIndex, DiskRegion>,
+    freed: Vec<Freed>,
+}
+
+/// One commit's worth of changes, being made durable; kept to be put back should that fail.
+#[derive(Debug, Default)]
+pub(crate) struct Cut {
+    pub(crate) commit: MapCommit,
+    /// Everything it frees was given up before this.
+    pub(crate) freed_before: Sequence,
+    dirty: Vec<(PageIndex, SlotSet)>,
+    taken: Vec<(RegionIndex, DiskRegion)>,
+    freed: Vec<Freed>,
+}
+
+impl MapChanges {
+    pub(crate) fn is_clean(&self) -> bool {
+        self.dirty.is_empty() && self.freed.is_empty()
+    }
+
+    pub(crate) fn dirty_regions(&self) -> u32 {
+        self.dirty_regions
+    }
+
+    pub(crate) fn has_freed(&self) -> bool {
+        !self.freed.is_empty()
+    }
+
+    pub(crate) fn mark(&mut self, region: RegionIndex) {
+        let slots = self.dirty.entry(region.page()).or_insert_with(|| Box::new([0; 16]));
+        let (word, bit) = (usize::from(region.slot() / 64), region.slot() % 64);
+        self.dirty_regions += u32::from(slots[word] >> bit & 1 == 0);
+        slots[word] |= 1 << bit;
+    }
+
+    /// A granted region is mapped for the first time. It is no change until some block of it is.
+    pub(crate) fn assigned(&mut self, region: RegionIndex, place: DiskRegion) {
+        self.untaken.insert(region, place);
+    }
+
+    pub(crate) fn is_untaken(&self, region: RegionIndex) -> bool {
+        self.untaken.contains_key(&region)
+    }
+
+    /// A region was given up: its entry no longer names `place`. `since` is the next I/O to begin.
+    pub(crate) fn freed(&mut self, region: RegionIndex, place: DiskRegion, size: RegionSize, since: Sequence) {
+        if self.untaken.get(&region) == Some(&place) {
+            self.untaken.remove(&region);
+        }
+        let run = place.units(size);
+        if let Some(last) = self.freed.last_mut()
+            && last.page == region.page()
+            && last.since == since
+            && last.run.logical_disk == run.logical_disk
+            && last.run.end() == run.start.0
+        {
+            last.run.count += run.count;
+            return;
+        }
+        self.freed.push(Freed { page: region.page(), run, since });
+    }
+
+    /// Takes all changes so far, as commits made from the entries that `table` holds now; each is valid alone.
+    pub(crate) fn cut(&mut self, table: &PageTable, size: RegionSize) -> VecDeque<Cut> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut freed = std::mem::take(&mut self.freed);
+        freed.sort_by_key(|freed| freed.page);
+        let mut freed = freed.into_iter().peekable();
+        self.dirty_regions = 0;
+        let mut cuts = VecDeque::new();
+        let mut cut = Cut::default();
+        let mut regions = 0;
+        for (page, slots) in dirty {
+            let delta = self.delta(page, &slots, table, size, &mut cut);
+            regions += slots.iter().map(|word| word.count_ones()).sum::<u32>();
+            cut.commit.pages.push(delta);
+            cut.dirty.push((page, slots));
+            while let Some(freed) = freed.next_if(|freed| freed.page <= page) {
+                cut.free(freed);
+            }
+            if regions >= COMMIT_REGIONS_MAX {
+                cuts.push_back(std::mem::take(&mut cut));
+                regions = 0;
+            }
+        }
+        freed.for_each(|freed| cut.free(freed));
+        if cut.commit != MapCommit::default() {
+            cuts.push_back(cut);
+        }
+        cuts
+    }
+
+    fn delta(
+        &mut self,
+        page: PageIndex,
+        slots: &SlotSet,
+        table: &PageTable,
+        size: RegionSize,
+        cut: &mut Cut,
+    ) -> PageDelta {
+        let mut runs: Vec<EntryRun> = Vec::new();
+        for slot in set_slots(slots) {
+            let region = page.region(slot);
+            let entry = entry_of(table, region, size);
+            if let Some(place) = self.untaken.remove(&region) {
+                assert!(entry_names(&entry, place), "an untaken region is mapped where it was assigned");
+                push_unit_run(&mut cut.commit.takes, place.units(size));
+                cut.taken.push((region, place));
+            }
+            if let Some(last) = runs.last_mut()
+                && last.first + last.count == slot
+                && continues(&last.entry, last.count, &entry, size)
+            {
+                last.count += 1;
+            } else {
+                runs.push(EntryRun { first: slot, count: 1, entry });
+            }
+        }
+        PageDelta { page, runs }
+    }
+
+    /// Puts a cut whose commit failed back: the entries as they are now will be sent again.
+    pub(crate) fn restore(&mut self, cut: Cut, table: &PageTable, size: RegionSize) {
+        for (page, slots) in cut.dirty {
+            for slot in set_slots(&slots) {
+                self.mark(page.region(slot));
+            }
+        }
+        for (region, place) in cut.taken {
+            if entry_names(&entry_of(table, region, size), place) {
+                self.untaken.insert(region, place);
+            }
+        }
+        // What was given up since is already here; what this cut frees comes first again.
+        let later = std::mem::replace(&mut self.freed, cut.freed);
+        self.freed.extend(later);
+    }
+}
+
+impl Cut {
+    fn free(&mut self, freed: Freed) {
+        self.freed_before = self.freed_before.max(freed.since);
+        self.commit.frees.push(freed.run);
+        self.freed.push(freed);
+    }
+}
+
+fn entry_of(table: &PageTable, region: RegionIndex, size: RegionSize) -> MapEntry {
+    table.entry(region).to_entry(size).expect("a page with changes stays loaded")
+}
+
+fn set_slots(slots: &SlotSet) -> impl Iterator<Item = u16> + '_ {
+    slots.iter().enumerate().flat_map(|(index, word)| {
+        let mut left = *word;
+        std::iter::from_fn(move || {
+            let bit = left.trailing_zeros();
+            (left != 0).then(|| {
+                left &= left - 1;
+                (index as u32 * 64 + bit) as u16
+            })
+        })
+    })
+}
+
+pub(crate) fn entry_names(entry: &MapEntry, place: DiskRegion) -> bool {
+    matches!(entry, MapEntry::Layers(layers) if layers.iter().any(|layer| layer.place == Place::Region(place)))
+}
+
+/// Whether `next` is what a run of `count` regions that begins with `entry` would hold next.
+fn continues(entry: &MapEntry, count: u16, next: &MapEntry, size: RegionSize) -> bool {
+    match (entry, next) {
+        (MapEntry::Zero, MapEntry::Zero) | (MapEntry::Error, MapEntry::Error) => true,
+        (MapEntry::Layers(first), MapEntry::Layers(next)) => match (first.as_slice(), next.as_slice()) {
+            ([a], [b]) => match (a.place, b.place) {
+                (Place::Region(from), Place::Region(to)) => {
+                    to == from.offset_by(u32::from(count), size)
+                        && a.blocks.is_all()
+                        && b.blocks.is_all()
+                        && (a.born, a.written) == (b.born, b.written)
+                }
+                _ => false,
+            },
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn push_unit_run(runs: &mut Vec<UnitRun>, run: UnitRun) {
+    if let Some(last) = runs.last_mut()
+        && last.logical_disk == run.logical_disk
+        && last.end() == run.start.0
+    {
+        last.count += run.count;
+        return;
+    }
+    runs.push(run);
+}

@@ -1,0 +1,73 @@
+//! Bugs on demand: each switch makes one promise of this engine untrue, so that the simulator can be seen to notice.
+
+/// Which bugs are planted. None, unless the crate's `planted` feature lets somebody set them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Planted {
+    pub(crate) bug: Option<Bug>,
+}
+
+impl Planted {
+    /// Plants one bug.
+    #[cfg(feature = "planted")]
+    #[must_use]
+    pub const fn with(bug: Bug) -> Self {
+        Self { bug: Some(bug) }
+    }
+
+    pub(crate) fn has(self, bug: Bug) -> bool {
+        cfg!(feature = "planted") && self.bug == Some(bug)
+    }
+}
+
+/// A bug that can be planted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// A flush commits the map without flushing the disks.
+    DeviceFlushSkipped,
+    /// The map is committed before the disks are flushed.
+    CommitBeforeFlush,
+    /// A block counts as written before its data is.
+    BitBeforeData,
+    /// The bit of the block beside the one written is set.
+    WrongBit,
+    /// A given-up region is freed while I/O may still address it.
+    QuarantineSkipped,
+    /// FUA is taken for an ordinary write.
+    FuaIgnored,
+    /// The padding of a block's first, partial write is left as it was.
+    PaddingSkipped,
+    /// The last block of a write is taken for zeroes when the first is.
+    ZeroScanShort,
+    /// Overlapping writes go to the disk side by side.
+    OverlapAllowed,
+    /// A region with a write in flight is given up by a trim.
+    TrimForgetsWriteInFlight,
+    /// A region given up is used again before the commit that frees it.
+    ReusedBeforeCommit,
+    /// A map change made while a flush is under way is counted as part of it.
+    LateChangeCounted,
+    /// A cut that could not be committed is forgotten.
+    FailedCommitForgotten,
+    /// A partial trim clears the whole block.
+    TrimRoundsOut,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::DeviceFlushSkipped,
+        Self::CommitBeforeFlush,
+        Self::BitBeforeData,
+        Self::WrongBit,
+        Self::QuarantineSkipped,
+        Self::FuaIgnored,
+        Self::PaddingSkipped,
+        Self::ZeroScanShort,
+        Self::OverlapAllowed,
+        Self::TrimForgetsWriteInFlight,
+        Self::ReusedBeforeCommit,
+        Self::LateChangeCounted,
+        Self::FailedCommitForgotten,
+        Self::TrimRoundsOut,
+    ];
+}
