@@ -26,6 +26,12 @@ impl IoBuffer {
         Self { blocks }
     }
 
+    /// A buffer of no bytes, which occupies no memory: the place of one that is lent.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { blocks: Box::default() }
+    }
+
     /// How many bytes it holds.
     #[must_use]
     #[allow(clippy::len_without_is_empty)]
