@@ -5,6 +5,10 @@
 //! read no clock and know nothing of volumes: sockets, TLS and the meaning of a request belong to their callers.
 #![forbid(unsafe_code)]
 
+pub mod client;
+mod fields;
+pub mod fuzzing;
+pub mod memory;
 pub mod protocol;
 pub mod server;
 

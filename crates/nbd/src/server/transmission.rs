@@ -4,8 +4,9 @@ use super::event::{CONTEXTS_MAX, ContextSet, EXTENTS_MAX, Event, Request, Reques
 use super::handshake::context_id;
 use super::input::{Destination, ReceiveTarget};
 use super::slots::Slot;
-use super::validate::{Header, Parsed, header_bytes, number};
+use super::validate::{Header, Parsed, header_bytes};
 use super::{CloseReason, Connection, Phase, Step, Violation};
+use crate::fields::number;
 use crate::protocol::{ErrorCode, command, command_flags};
 use model::{BufferPool, IoBuffer};
 

@@ -1,6 +1,7 @@
 //! A request's header, and whether its export can serve it.
 
 use super::{ExportInfo, Limits, Style};
+use crate::fields::number;
 use crate::protocol::{
     EXTENDED_REQUEST_BYTES, EXTENDED_REQUEST_MAGIC, ErrorCode, REQUEST_BYTES, REQUEST_MAGIC, command, command_flags,
 };
@@ -121,10 +122,4 @@ impl Header {
         }
         Ok(())
     }
-}
-
-/// The big-endian number of `BYTES` bytes at `at`, if there is one.
-pub(super) fn number<const BYTES: usize>(bytes: &[u8], at: usize) -> Option<u64> {
-    let field = bytes.get(at..at + BYTES)?;
-    Some(field.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
