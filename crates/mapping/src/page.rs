@@ -4,6 +4,9 @@
 //! run; a partly written region of at most 64 blocks holds its bitmap inline; only deeper stacks and larger partly written
 //! regions go to the heap.
 
+mod run;
+
+use self::run::Run;
 use crate::stack::{self, Freed};
 use crate::view::{EntryView, Extent, mask_of};
 use model::{
@@ -20,87 +23,6 @@ const INLINE_BLOCKS_MAX: u32 = 64;
 pub struct TablePage {
     runs: Vec<Run>,
     size: RegionSize,
-}
-
-/// Neighbouring slots that one value describes. Only the kinds with a `count` are longer than one slot.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Run {
-    Full { first: u16, count: u16, extent: Extent },
-    Partial { first: u16, extent: Extent, blocks: u64 },
-    Stack { first: u16, layers: Box<LayerStack> },
-    Error { first: u16, count: u16 },
-    Invalid { first: u16, count: u16 },
-}
-
-const _: () = assert!(std::mem::size_of::<Run>() == 32);
-
-impl Run {
-    fn first(&self) -> u16 {
-        match self {
-            Self::Full { first, .. }
-            | Self::Partial { first, .. }
-            | Self::Stack { first, .. }
-            | Self::Error { first, .. }
-            | Self::Invalid { first, .. } => *first,
-        }
-    }
-
-    fn end(&self) -> u16 {
-        match self {
-            Self::Full { first, count, .. } | Self::Error { first, count } | Self::Invalid { first, count } => {
-                first + count
-            }
-            Self::Partial { first, .. } | Self::Stack { first, .. } => first + 1,
-        }
-    }
-
-    /// Its part from slot `from` to slot `end`, both within it.
-    fn part(&self, from: u16, end: u16, size: RegionSize) -> Self {
-        match self {
-            Self::Full { first, extent, .. } => {
-                Self::Full { first: from, count: end - from, extent: extent.skip(u32::from(from - first), size) }
-            }
-            Self::Error { .. } => Self::Error { first: from, count: end - from },
-            Self::Invalid { .. } => Self::Invalid { first: from, count: end - from },
-            Self::Partial { .. } | Self::Stack { .. } => self.clone(),
-        }
-    }
-
-    /// Takes `next` in, if it goes on where this run ends; tells whether it did.
-    fn absorb(&mut self, next: &Self, size: RegionSize) -> bool {
-        if self.end() != next.first() {
-            return false;
-        }
-        match (self, next) {
-            (Self::Full { count, extent, .. }, Self::Full { count: more, extent: next, .. })
-                if extent.continues_in(u32::from(*count), *next, size) =>
-            {
-                *count += more;
-                true
-            }
-            (Self::Error { count, .. }, Self::Error { count: more, .. })
-            | (Self::Invalid { count, .. }, Self::Invalid { count: more, .. }) => {
-                *count += more;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn view(&self, slot: u16, size: RegionSize) -> EntryView<'_> {
-        match self {
-            Self::Full { first, count, extent } => {
-                let Extent { place, born, written } = extent.skip(u32::from(slot - first), size);
-                EntryView::Full { place, born, written, run_left: u32::from(first + count - slot) }
-            }
-            Self::Partial { extent: Extent { place, born, written }, blocks, .. } => {
-                EntryView::Partial { place: *place, born: *born, written: *written, blocks: *blocks }
-            }
-            Self::Stack { layers, .. } => EntryView::Stack(layers),
-            Self::Error { .. } => EntryView::Error,
-            Self::Invalid { .. } => EntryView::Invalid,
-        }
-    }
 }
 
 /// What a page has come to when one value describes it whole.
@@ -467,3 +389,6 @@ pub(crate) fn check(layers: &LayerStack, size: RegionSize) {
     let fits = layers.iter().all(|layer| layer.blocks.blocks() == size.blocks());
     assert!(fits, "a layer's bitmap is that of a region of {} blocks", size.blocks());
 }
+
+#[cfg(test)]
+mod tests;

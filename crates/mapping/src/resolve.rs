@@ -358,3 +358,6 @@ fn push_write_segment(segments: &mut WriteSegments, next: WriteSegment, size: Re
     }
     segments.push(next);
 }
+
+#[cfg(test)]
+mod tests;

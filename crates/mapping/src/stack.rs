@@ -229,3 +229,6 @@ fn keep_only(bitmap: &mut BlockBitmap, range: BlockRange) {
     bitmap.remove(BlockRange::new(0, range.start));
     bitmap.remove(BlockRange::new(range.end, bitmap.blocks()));
 }
+
+#[cfg(test)]
+mod tests;

@@ -445,3 +445,6 @@ fn slot_of(uniform: Uniform) -> PageSlot {
         Uniform::Extent(extent) => PageSlot::Extent(extent),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Tests of a volume's table: loading, memory, and the collapse of pages.
+
+use super::*;
+use model::{LogicalDiskId, UnitIndex};
+
+const SIZE: RegionSize = RegionSize::DEFAULT;
+const ONE: Generation = Generation(1);
+const NOTHING: Generation = Generation(0);
+
+fn place(region: u32) -> DiskRegion {
+    DiskRegion { logical_disk: LogicalDiskId(1), unit: UnitIndex(region * SIZE.units()) }
+}
+
+fn all() -> BlockRange {
+    BlockRange::new(0, SIZE.blocks())
+}
+
+fn write(table: &mut PageTable, region: u64, at: u32, blocks: BlockRange) {
+    table.map_region(RegionIndex(region), place(at), ONE);
+    let outcome = table.blocks_written(RegionIndex(region), place(at), blocks, ONE, NOTHING);
+    assert!(outcome.changed && outcome.freed.is_empty());
+}
+
+#[test]
+fn an_empty_pebibyte_takes_less_than_a_mebibyte() {
+    let mut table = PageTable::new(SIZE);
+    let pages = PageIndex((SIZE.regions_in(1 << 50) / u64::from(REGIONS_PER_PAGE)) as u32);
+    table.load_absent(PageIndex(0), pages);
+    assert!(table.resident_bytes() < 1024, "{} bytes", table.resident_bytes());
+    write(&mut table, pages.first_region().0 - 1, 9, BlockRange::new(0, 1));
+    assert!(table.resident_bytes() < 512 << 10, "{} bytes", table.resident_bytes());
+    assert_eq!(table.loaded_pages(), u64::from(pages.0));
+    assert_eq!(table.span(RegionIndex(5)), (EntryView::Zero, PageIndex(pages.0 - 1).first_region().0 - 5));
+}
+
+#[test]
+fn a_tebibyte_written_in_order_takes_far_less_than_a_mebibyte() {
+    let mut table = PageTable::new(SIZE);
+    let regions = SIZE.regions_in(1 << 40);
+    table.load_absent(PageIndex(0), PageIndex((regions / u64::from(REGIONS_PER_PAGE)) as u32));
+    for page in 0..(regions / u64::from(REGIONS_PER_PAGE)) as u32 {
+        let first = PageIndex(page).first_region().0;
+        // Every other page at an address of its own, so that extents do not all follow one another.
+        let at = first as u32 + page % 2 * 4096;
+        if page % 64 < 2 {
+            (0..REGIONS_PER_PAGE).for_each(|slot| write(&mut table, first + u64::from(slot), at + slot, all()));
+        } else {
+            let entry = MapEntry::full(place(at), SIZE, ONE, ONE);
+            table.load(PageIndex(page), &[EntryRun { first: 0, count: 1024, entry }]);
+        }
+    }
+    assert!(table.resident_bytes() < 400 << 10, "{} bytes", table.resident_bytes());
+    assert_eq!(
+        table.resident_pages().filter(|page| table.page(*page).is_some_and(|page| page.run_count() == 1)).count(),
+        16_384
+    );
+}
+
+#[test]
+fn single_blocks_at_random_take_32_bytes_a_region() {
+    let mut table = PageTable::new(SIZE);
+    let pages = 16_u32;
+    table.load_absent(PageIndex(0), PageIndex(pages));
+    let regions = u64::from(pages * REGIONS_PER_PAGE);
+    for index in 0..regions {
+        // An odd factor visits every region once.
+        let region = index * 7_919 % regions;
+        write(&mut table, region, index as u32, BlockRange::new(3, 4));
+    }
+    let bytes_each = table.resident_bytes() as f64 / regions as f64;
+    assert!(bytes_each < 40.0, "{bytes_each} bytes a region, chunk and all");
+}
+
+#[test]
+fn what_is_not_loaded_says_so_and_what_is_loaded_wins_over_a_zero_range() {
+    let mut table = PageTable::new(SIZE);
+    assert!(table.page(PageIndex(3)).is_none());
+    assert_eq!(table.entry(RegionIndex(3 * 1024)), EntryView::NotLoaded);
+    table.load(PageIndex(3), &[EntryRun { first: 1, count: 2, entry: MapEntry::Error }]);
+    table.load_absent(PageIndex(2), PageIndex(4));
+    table.load_absent(PageIndex(4), PageIndex(9));
+    assert_eq!(table.entry(RegionIndex(3 * 1024 + 1)), EntryView::Error);
+    assert!(table.page(PageIndex(2)).is_some_and(PageRef::is_zero));
+    assert!(table.page(PageIndex(9)).is_none());
+    assert_eq!((table.loaded_pages(), table.absent.len()), (7, 1));
+    assert_eq!(table.resident_pages().collect::<Vec<_>>(), [PageIndex(3)]);
+}
+
+#[test]
+fn unloading_a_page_of_a_zero_range_forgets_that_page_alone() {
+    let mut table = PageTable::new(SIZE);
+    table.load_absent(PageIndex(2), PageIndex(9));
+    write(&mut table, 5 * 1024, 0, all());
+    table.unload(PageIndex(5));
+    table.unload(PageIndex(5));
+    table.unload(PageIndex(100_000));
+    for (page, is_loaded) in [(1, false), (2, true), (4, true), (5, false), (6, true), (8, true), (9, false)] {
+        assert_eq!(table.page(PageIndex(page)).is_some(), is_loaded, "page {page}");
+    }
+    assert_eq!(table.span(RegionIndex(2 * 1024)), (EntryView::Zero, 3 * 1024));
+}
+
+#[test]
+fn trimming_a_page_whole_gives_its_memory_back() {
+    let mut table = PageTable::new(SIZE);
+    table.load(PageIndex(0), &[]);
+    let empty = table.resident_bytes();
+    for region in 0..500 {
+        write(&mut table, region * 2, region as u32 * 3, BlockRange::new(1, 2));
+    }
+    for region in 0..500 {
+        let outcome = table.blocks_zeroed(RegionIndex(region * 2), all(), ONE, NOTHING, false);
+        assert_eq!(outcome.freed.as_slice(), [place(region as u32 * 3)]);
+    }
+    assert!(table.page(PageIndex(0)).is_some_and(PageRef::is_zero));
+    assert_eq!(table.resident_bytes(), empty);
+}
+
+#[test]
+fn a_long_trim_takes_an_extent_at_a_time() {
+    let mut table = PageTable::new(SIZE);
+    let entry = MapEntry::full(place(0), SIZE, ONE, ONE);
+    table.load(PageIndex(0), &[EntryRun { first: 0, count: 1024, entry }]);
+    let run = table.extent_zeroed(RegionIndex(1000), 5000, NOTHING);
+    let units = |start: u32, count: u32| UnitRun {
+        logical_disk: LogicalDiskId(1),
+        start: UnitIndex(start * SIZE.units()),
+        count: count * SIZE.units(),
+    };
+    assert_eq!(run, Some(units(1000, 24)));
+    assert_eq!(table.extent_zeroed(RegionIndex(1000), 24, NOTHING), None, "it is zero already");
+    assert_eq!(table.extent_zeroed(RegionIndex(10), 5, ONE), None, "a snapshot sees it");
+    assert_eq!(table.extent_zeroed(RegionIndex(10), 5, NOTHING), Some(units(10, 5)));
+    assert_eq!(table.page(PageIndex(0)).map(PageRef::run_count), Some(2));
+}
+
+#[test]
+fn lost_and_invalid_regions_stand_apart_from_their_extent() {
+    let mut table = PageTable::new(SIZE);
+    let entry = MapEntry::full(place(0), SIZE, ONE, ONE);
+    table.load(PageIndex(0), &[EntryRun { first: 0, count: 1024, entry: entry.clone() }]);
+    table.map_error(RegionIndex(3));
+    table.invalidate(RegionIndex(4));
+    assert_eq!(table.entry(RegionIndex(3)), EntryView::Error);
+    assert_eq!(table.entry(RegionIndex(4)), EntryView::Invalid);
+    assert_eq!(table.page(PageIndex(0)).map(PageRef::run_count), Some(4));
+    table.set_run(PageIndex(0), &EntryRun { first: 0, count: 1024, entry });
+    assert_eq!(table.page(PageIndex(0)).map(PageRef::run_count), Some(1));
+}
+
+#[test]
+#[should_panic(expected = "loaded before it is changed")]
+fn a_page_that_is_not_loaded_is_not_changed() {
+    PageTable::new(SIZE).map_region(RegionIndex(0), place(0), ONE);
+}
