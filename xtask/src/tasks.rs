@@ -1,8 +1,11 @@
 //! Tasks that hand their arguments to a program of the workspace.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::process::{cargo, passes};
+use crate::tree;
 
 /// The simulator, optimised, with the arguments as given.
 pub(crate) fn sim(arguments: &[String]) -> Result<bool> {
@@ -10,11 +13,17 @@ pub(crate) fn sim(arguments: &[String]) -> Result<bool> {
     passes(command.args(arguments))
 }
 
-/// The benches, optimised, and the server they measure, with the arguments as given.
+/// The benches, optimised, and what they measure, with the arguments as given.
 pub(crate) fn bench(arguments: &[String]) -> Result<bool> {
-    if !passes(&mut cargo(&["build", "--release", "--package", "acre", "--package", "bench"]))? {
+    // What the map costs is measured inside one program; everything else needs the server.
+    let measured: &[&str] = match arguments.first().map(String::as_str) {
+        Some("map") => &["--package", "sim"],
+        Some("list" | "help") => &[],
+        _ => &["--package", "acre"],
+    };
+    let mut build = cargo(&["build", "--release", "--package", "bench"]);
+    if !passes(build.args(measured))? {
         return Ok(false);
     }
-    let mut command = cargo(&["run", "--quiet", "--release", "--package", "bench", "--"]);
-    passes(command.args(arguments))
+    passes(Command::new(tree::programs("release")?.join("bench")).args(arguments))
 }

@@ -1,0 +1,229 @@
+//! The targets: the disk itself, the floor of the transport, the peers, and us. Each knows how to be set up and where fio
+//! finds it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::Plan;
+use crate::fio::{self, Destination, Figures};
+use crate::program::{Server, acre, find, pinned, run};
+use crate::workload::{EMPTY_BYTES, State, Workload};
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// fio straight on a disk file: no server at all.
+    Disk,
+    /// nbdkit's null plugin: the transport and nothing behind it.
+    Null,
+    /// qemu-nbd over a raw file, native asynchronous I/O, no cache.
+    QemuRaw,
+    /// qemu-nbd over a qcow2 image with 64 KiB clusters, the same way.
+    Qcow2,
+    /// Acreage.
+    Acre,
+}
+
+/// Every target, with the name it has in reports.
+pub(crate) const KINDS: &[(&str, Kind)] = &[
+    ("disk", Kind::Disk),
+    ("nbdkit-null", Kind::Null),
+    ("qemu-raw", Kind::QemuRaw),
+    ("qcow2", Kind::Qcow2),
+    ("acre", Kind::Acre),
+];
+
+/// A target that is set up.
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    kind: Kind,
+    folder: PathBuf,
+    server: Option<Server>,
+}
+
+impl Target {
+    /// Sets a target up and writes its span in full; an error says what is missing.
+    pub(crate) fn prepare(plan: &Plan, name: &'static str, kind: Kind, folder: &Path) -> Result<Target> {
+        let folder = folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        let mut target = Target { name, kind, folder, server: None };
+        target.launch(plan)?;
+        if !matches!(kind, Kind::Disk | Kind::Null) {
+            fio::fill(plan, &target.destination("bench"))?;
+        }
+        Ok(target)
+    }
+
+    /// Whether this target can run a workload at all.
+    pub(crate) fn can(&self, workload: &Workload) -> bool {
+        match workload.state {
+            State::Mapped => true,
+            // The others have nothing to allocate.
+            State::Empty => matches!(self.kind, Kind::Qcow2 | Kind::Acre),
+        }
+    }
+
+    /// Runs one workload; the processor time is the server's where there is one.
+    pub(crate) fn measure(&self, plan: &Plan, workload: &Workload) -> Result<Figures> {
+        match (workload.state, self.kind) {
+            (State::Empty, Kind::Qcow2) => self.first_writes_to_qcow2(plan, workload),
+            (State::Empty, _) => {
+                let size = EMPTY_BYTES.to_string();
+                self.acre(&["volume", "create", "empty", &size])?;
+                let figures = self.observed(plan, workload, "empty");
+                self.acre(&["volume", "delete", "empty", "--force"])?;
+                figures
+            }
+            (State::Mapped, _) => self.observed(plan, workload, "bench"),
+        }
+    }
+
+    fn observed(&self, plan: &Plan, workload: &Workload, volume: &str) -> Result<Figures> {
+        let Some(server) = &self.server else {
+            return fio::measure(plan, workload, &self.destination(volume));
+        };
+        let flushes = self.device_flushes();
+        let before = server.processor_micros()?;
+        let mut figures = fio::measure(plan, workload, &self.destination(volume))?;
+        figures.processor_micros = (server.processor_micros()? - before) / figures.ios as f64;
+        if let Some((before, after)) = flushes.zip(self.device_flushes())
+            && figures.flushes > 0
+        {
+            figures.barriers = Some((after - before) / figures.flushes as f64);
+        }
+        Ok(figures)
+    }
+
+    fn destination(&self, volume: &str) -> Destination {
+        let socket = self.socket();
+        match self.kind {
+            Kind::Disk => Destination::File(self.folder.join("disk.raw")),
+            Kind::Null => Destination::Nbd(format!("nbd+unix:///?socket={}", socket.display())),
+            _ => Destination::Nbd(format!("nbd+unix:///{volume}?socket={}", socket.display())),
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("nbd.sock")
+    }
+
+    fn launch(&mut self, plan: &Plan) -> Result<()> {
+        let socket = self.socket();
+        let mut command = match self.kind {
+            Kind::Disk => return written_file(&self.folder.join("disk.raw"), plan.span_bytes),
+            Kind::Null => {
+                let mut command = pinned(plan.cores.0, &find("nbdkit").context("nbdkit is missing")?);
+                command.args(["--foreground", "--unix"]).arg(&socket).args(["null", "64G"]);
+                command
+            }
+            Kind::QemuRaw => {
+                let file = self.folder.join("disk.raw");
+                written_file(&file, plan.span_bytes)?;
+                qemu_nbd(plan, &socket, "raw", &file)?
+            }
+            Kind::Qcow2 => {
+                let file = self.folder.join("disk.qcow2");
+                create_qcow2(&file, plan.span_bytes)?;
+                qemu_nbd(plan, &socket, "qcow2", &file)?
+            }
+            Kind::Acre => self.serve(plan)?,
+        };
+        self.server = Some(Server::start(&mut command, &socket, &self.folder.join("server.log"))?);
+        if self.kind == Kind::Acre {
+            self.acre(&["volume", "create", "bench", &plan.span_bytes.to_string()])?;
+        }
+        Ok(())
+    }
+
+    fn serve(&self, plan: &Plan) -> Result<Command> {
+        let disk = self.folder.join("disk.raw");
+        // The span, a region for each first write, and a quarter more for what is on its way back to the pool.
+        let regions = plan.first_writes * (64 << 10);
+        written_file(&disk, (plan.span_bytes + regions) / 4 * 5 + (1 << 30))?;
+        let mut command = pinned(plan.cores.0, &acre().context("acre is not built (cargo build --release -p acre)")?);
+        command.arg("serve").arg("--data").arg(self.folder.join("data")).arg("--disk").arg(&disk);
+        command.arg("--nbd").arg(format!("unix:{}", self.socket().display()));
+        command.arg("--api").arg(format!("unix:{}", self.folder.join("api.sock").display()));
+        // Further arguments, for trying things out.
+        if let Ok(extra) = std::env::var("ACRE_BENCH_SERVE") {
+            command.args(extra.split_whitespace());
+        }
+        Ok(command)
+    }
+
+    /// Runs an operator's command and gives its JSON.
+    fn acre(&self, arguments: &[&str]) -> Result<Value> {
+        let mut command = Command::new(acre().context("acre is not built")?);
+        command.arg("--api").arg(format!("unix:{}", self.folder.join("api.sock").display()));
+        let output = run(command.args(arguments).args(["--output", "json"]))?;
+        Ok(serde_json::from_str(&output).unwrap_or(Value::Null))
+    }
+
+    /// How many flushes our disks have seen.
+    fn device_flushes(&self) -> Option<f64> {
+        if self.kind != Kind::Acre {
+            return None;
+        }
+        let disks = self.acre(&["disk", "list"]).ok()?;
+        disks.as_array()?.iter().map(|disk| disk["counters"]["flushes"].as_f64()).sum()
+    }
+
+    fn first_writes_to_qcow2(&self, plan: &Plan, workload: &Workload) -> Result<Figures> {
+        let file = self.folder.join("empty.qcow2");
+        let socket = self.folder.join("empty.sock");
+        create_qcow2(&file, EMPTY_BYTES)?;
+        let mut command = qemu_nbd(plan, &socket, "qcow2", &file)?;
+        let server = Server::start(&mut command, &socket, &self.folder.join("empty.log"))?;
+        let destination = Destination::Nbd(format!("nbd+unix:///bench?socket={}", socket.display()));
+        let before = server.processor_micros()?;
+        let mut figures = fio::measure(plan, workload, &destination)?;
+        figures.processor_micros = (server.processor_micros()? - before) / figures.ios as f64;
+        drop(server);
+        std::fs::remove_file(file)?;
+        Ok(figures)
+    }
+}
+
+fn qemu_nbd(plan: &Plan, socket: &Path, format: &str, file: &Path) -> Result<Command> {
+    let mut command = pinned(plan.cores.0, &find("qemu-nbd").context("qemu-nbd is missing (qemu-utils)")?);
+    command.args([
+        "--persistent",
+        "--shared=8",
+        "--cache=none",
+        "--aio=native",
+        "--discard=unmap",
+        "--export-name=bench",
+    ]);
+    command.arg(format!("--format={format}")).arg(format!("--socket={}", socket.display())).arg(file);
+    Ok(command)
+}
+
+fn create_qcow2(file: &Path, size_bytes: u64) -> Result<()> {
+    let mut command = Command::new(find("qemu-img").context("qemu-img is missing (qemu-utils)")?);
+    run(command.args(["create", "-q", "-f", "qcow2"]).arg(file).arg(size_bytes.to_string())).map(drop)
+}
+
+/// A file with every block written, so that no later write has to allocate. Its first and last MiB are zeroes: it looks
+/// like an empty disk to whoever claims only those.
+fn written_file(file: &Path, size_bytes: u64) -> Result<()> {
+    let fill = Command::new(find("fio").context("fio is missing (apt-get install fio)")?)
+        .args(["--name=fill", "--ioengine=io_uring", "--direct=1", "--rw=write", "--bs=1M", "--iodepth=4"])
+        .args(["--output-format=json", "--end_fsync=1", "--fallocate=none", &format!("--size={size_bytes}")])
+        .arg(format!("--filename={}", file.display()))
+        .output()?;
+    anyhow::ensure!(
+        fill.status.success(),
+        "cannot write {}: {}",
+        file.display(),
+        String::from_utf8_lossy(&fill.stderr)
+    );
+    let path = file.display().to_string();
+    for seek in [0, (size_bytes >> 20) - 1] {
+        let place = [format!("of={path}"), format!("seek={seek}")];
+        run(Command::new("dd").args(["if=/dev/zero", "bs=1M", "count=1", "conv=notrunc", "status=none"]).args(place))?;
+    }
+    Ok(())
+}
