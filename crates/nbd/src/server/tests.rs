@@ -11,8 +11,6 @@ use crate::fuzzing::converse;
 use crate::memory::MemoryServer;
 use crate::protocol::{OPTION_MAGIC, OPTION_REPLY_MAGIC};
 
-const KIB: u64 = 1 << 10;
-
 fn server() -> MemoryServer {
     server_with(TlsPolicy::Off, Limits::default())
 }
