@@ -111,17 +111,7 @@ impl TablePage {
 
     /// The runs of the slots `first..end`, zero ones too: what a delta of those slots says.
     pub fn runs_between(&self, first: u16, end: u16) -> impl Iterator<Item = EntryRun> + '_ {
-        let mut at = first;
-        std::iter::from_fn(move || {
-            if at >= end {
-                return None;
-            }
-            let (view, count) = self.span(at);
-            let count = (count as u16).min(end - at);
-            let entry = view.to_entry(self.size).expect("a loaded page knows each of its entries");
-            at += count;
-            Some(EntryRun { first: at - count, count, entry })
-        })
+        runs_between(self.size, first..end, |slot| self.span(slot))
     }
 
     /// Sets the entry of `slot`.
@@ -304,25 +294,58 @@ impl TablePage {
     fn put(&mut self, first: u16, end: u16, run: Option<Run>) {
         let low = self.find(first).unwrap_or_else(|index| index);
         let high = low + self.runs[low..].partition_point(|run| run.first() < end);
-        let size = self.size;
-        let left = self.runs[low..high]
-            .first()
-            .filter(|run| run.first() < first)
-            .map(|run| run.part(run.first(), first, size));
-        let right = self.runs[low..high].last().filter(|run| run.end() > end).map(|run| run.part(end, run.end(), size));
-        let at = low + usize::from(left.is_some());
+        if low == high
+            && let Some(run) = run
+        {
+            self.reserve(1);
+            self.runs.insert(low, run);
+            return self.fuse_around(low);
+        }
+        if high - low == 1 && self.runs[low].first() == first && self.runs[low].end() == end {
+            match run {
+                Some(run) => {
+                    self.runs[low] = run;
+                    self.fuse_around(low);
+                }
+                None => {
+                    self.runs.remove(low);
+                    self.shrink();
+                }
+            }
+            return;
+        }
+        self.replace(low..high, first, end, run);
+    }
+
+    /// Puts `run` over the slots `first..end` of the runs at `range`, which hold more than exactly those.
+    fn replace(&mut self, range: std::ops::Range<usize>, first: u16, end: u16, run: Option<Run>) {
+        let (size, at) = (self.size, range.start);
+        let old = &self.runs[range.clone()];
+        let left = old.first().filter(|run| run.first() < first).map(|run| run.part(run.first(), first, size));
+        let right = old.last().filter(|run| run.end() > end).map(|run| run.part(end, run.end(), size));
+        let at = at + usize::from(left.is_some());
         let is_some = run.is_some();
         let pieces: SmallVec<[Run; 3]> = [left, run, right].into_iter().flatten().collect();
-        let needed = self.runs.len() + pieces.len() - (high - low);
-        if needed > self.runs.capacity() {
-            // Half as much again, not twice: pages are many, and most stop growing.
-            let length = self.runs.len();
-            self.runs.reserve_exact((needed - length).max(length / 2).min(usize::from(SLOTS)).max(2));
-        }
-        self.runs.splice(low..high, pieces);
+        self.reserve(pieces.len().saturating_sub(range.len()));
+        self.runs.splice(range, pieces);
         if is_some {
             self.fuse_around(at);
         }
+        self.shrink();
+    }
+
+    /// Makes room for so many runs more.
+    fn reserve(&mut self, more: usize) {
+        let length = self.runs.len();
+        if length + more > self.runs.capacity() {
+            // Half as much again, not twice: pages are many, and most stop growing. No page has more runs than slots.
+            let most = usize::from(SLOTS).saturating_sub(length);
+            self.runs.reserve_exact((length / 2).max(2).min(most).max(more));
+        }
+    }
+
+    /// Gives memory back when most of it is idle.
+    fn shrink(&mut self) {
         if self.runs.capacity() > 16 && self.runs.len() < self.runs.capacity() / 4 {
             self.runs.shrink_to(self.runs.len() * 2);
         }
@@ -342,8 +365,28 @@ impl TablePage {
             && run.absorb(next, self.size)
         {
             self.runs.remove(index + 1);
+            self.shrink();
         }
     }
+}
+
+/// The runs of `slots`, zero ones too, of a page that `span` looks up.
+pub(crate) fn runs_between<'a>(
+    size: RegionSize,
+    slots: std::ops::Range<u16>,
+    span: impl Fn(u16) -> (EntryView<'a>, u32),
+) -> impl Iterator<Item = EntryRun> {
+    let mut at = slots.start;
+    std::iter::from_fn(move || {
+        if at >= slots.end {
+            return None;
+        }
+        let (view, count) = span(at);
+        let count = (count as u16).min(slots.end - at);
+        let entry = view.to_entry(size).expect("a loaded page knows each of its entries");
+        at += count;
+        Some(EntryRun { first: at - count, count, entry })
+    })
 }
 
 /// The extent a lone, wholly held layer starts.

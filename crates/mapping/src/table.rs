@@ -4,6 +4,10 @@
 //! on a page that is not uniform, a short search. A page that is wholly one extent, or wholly zero, takes its slot and
 //! nothing else, so a contiguously written TiB (64 KiB regions) takes 16 chunks, 384 KiB.
 
+mod page_ref;
+
+use self::page_ref::PageContent;
+pub use self::page_ref::PageRef;
 use crate::page::{TablePage, Uniform};
 use crate::stack::{self, Freed};
 use crate::view::{EntryView, Extent};
@@ -44,78 +48,6 @@ pub struct ZeroOutcome {
     pub changed: bool,
     /// Places that nothing holds any more.
     pub freed: Freed,
-}
-
-/// A loaded page, borrowed from its table.
-#[derive(Clone, Copy, Debug)]
-pub struct PageRef<'a> {
-    content: PageContent<'a>,
-    size: RegionSize,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum PageContent<'a> {
-    Zero,
-    Extent(Extent),
-    Runs(&'a TablePage),
-}
-
-impl<'a> PageRef<'a> {
-    /// Whether every region of it is zero.
-    #[must_use]
-    pub fn is_zero(self) -> bool {
-        matches!(self.content, PageContent::Zero)
-    }
-
-    /// What it says of `slot`.
-    #[must_use]
-    pub fn entry(self, slot: u16) -> EntryView<'a> {
-        self.span(slot).0
-    }
-
-    /// What it says of `slot`, and for how many slots from there on that holds (a full region's place moving along).
-    #[must_use]
-    pub fn span(self, slot: u16) -> (EntryView<'a>, u32) {
-        let left = REGIONS_PER_PAGE - u32::from(slot);
-        match self.content {
-            PageContent::Zero => (EntryView::Zero, left),
-            PageContent::Extent(extent) => {
-                let Extent { place, born, written } = extent.skip(u32::from(slot), self.size);
-                (EntryView::Full { place, born, written, run_left: left }, left)
-            }
-            PageContent::Runs(page) => page.span(slot),
-        }
-    }
-
-    /// Its runs, in order; zero slots are left out.
-    pub fn runs(self) -> impl Iterator<Item = EntryRun> + 'a {
-        self.runs_between(0, REGIONS_PER_PAGE as u16).filter(|run| run.entry != MapEntry::Zero)
-    }
-
-    /// The runs of the slots `first..end`, zero ones too: what a delta of those slots says.
-    pub fn runs_between(self, first: u16, end: u16) -> impl Iterator<Item = EntryRun> + 'a {
-        let mut at = first;
-        std::iter::from_fn(move || {
-            if at >= end {
-                return None;
-            }
-            let (view, count) = self.span(at);
-            let count = (count as u16).min(end - at);
-            let entry = view.to_entry(self.size).expect("a loaded page knows each of its entries");
-            at += count;
-            Some(EntryRun { first: at - count, count, entry })
-        })
-    }
-
-    /// How many runs describe it.
-    #[must_use]
-    pub fn run_count(self) -> usize {
-        match self.content {
-            PageContent::Zero => 0,
-            PageContent::Extent(_) => 1,
-            PageContent::Runs(page) => page.run_count(),
-        }
-    }
 }
 
 /// The table of one volume at one agent.
@@ -171,9 +103,14 @@ impl PageTable {
                 Some(end) => (EntryView::Zero, self.next_loaded(page, end).first_region().0 - region.0),
                 None => (EntryView::NotLoaded, PageIndex(page.0 + 1).first_region().0 - region.0),
             },
-            Some(_) => {
-                let loaded = self.page(page).expect("a slot that is loaded gives a page");
-                let (view, count) = loaded.span(region.slot());
+            Some(PageSlot::Zero) => (EntryView::Zero, u64::from(REGIONS_PER_PAGE) - u64::from(region.slot())),
+            Some(PageSlot::Extent(extent)) => {
+                let content = PageContent::Extent(*extent);
+                let (view, count) = PageRef { content, size: self.size }.span(region.slot());
+                (view, u64::from(count))
+            }
+            Some(PageSlot::Runs(runs)) => {
+                let (view, count) = runs.span(region.slot());
                 (view, u64::from(count))
             }
         }
