@@ -31,7 +31,9 @@ pub(crate) struct WriteTask {
     owner: WriteOwner,
     /// Whole blocks.
     range: ByteRange,
-    sequence: Sequence,
+    /// While a device is being asked. A write that waits for space has none: what waits for old I/O (quarantine, and so
+    /// the commit that frees space) must not wait for it.
+    sequence: Option<Sequence>,
     data: Data,
     regions: SmallVec<[RegionWrite; 1]>,
     pieces_left: u32,
@@ -102,7 +104,6 @@ impl Volume {
                 }
             }
         }
-        let sequence = self.inflight.begin();
         if let WriteOwner::Host { .. } = owner {
             self.writes.begin(range);
         }
@@ -111,7 +112,7 @@ impl Volume {
         let mut task = WriteTask {
             owner,
             range,
-            sequence,
+            sequence: None,
             data: Data::Raw { bytes: data, offset, length, first: None, last: None },
             regions: SmallVec::new(),
             pieces_left: 0,
@@ -157,7 +158,9 @@ impl Volume {
             unreachable!("the task was inserted by the caller");
         };
         write.pieces_left = pieces;
-        if pieces == 0 {
+        if pieces > 0 {
+            write.sequence = Some(self.inflight.begin());
+        } else {
             self.merge(context, task);
         }
     }
@@ -193,11 +196,14 @@ impl Volume {
         if write.pieces_left > 0 {
             return;
         }
+        write.sequence.take().into_iter().for_each(|sequence| self.inflight.end(sequence));
         if write.failed.is_some() {
             self.end_write(context, task);
         } else {
             self.merge(context, task);
         }
+        // Should the write now wait for space, a commit that waited for these reads may be what frees it.
+        self.commit_next(context);
     }
 
     /// Makes whole blocks of the host's bytes and what surrounds them.
@@ -273,7 +279,9 @@ impl Volume {
         };
         write.regions = regions;
         write.pieces_left = writes.len() as u32;
-        if writes.is_empty() {
+        if !writes.is_empty() {
+            write.sequence = Some(self.inflight.begin());
+        } else {
             drop(data);
             self.end_write(context, task);
             return Ok(());
@@ -461,7 +469,7 @@ impl Volume {
         if write.failed.is_none() {
             self.apply(context, write.range, &write.regions);
         }
-        self.inflight.end(write.sequence);
+        write.sequence.into_iter().for_each(|sequence| self.inflight.end(sequence));
         match write.data {
             Data::Whole(data) => context.recycle(data),
             Data::Raw { bytes, first, last, .. } => {

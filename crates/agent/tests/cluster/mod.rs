@@ -1,0 +1,397 @@
+//! A controller and a node just good enough to run an agent against: one logical disk in memory, full of a former
+//! owner's bytes, and a strict account of who owns which unit.
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::disallowed_types)]
+
+use agent::{Agent, AgentConfig, Effect, Event, HostId, HostVolume, IoId, IoKind, IoRequest, IoResult, ReadSegment};
+use mapping::TablePage;
+use model::{
+    BranchId, BufferPool, ChunkletAddress, ClusterId, DiskId, Epoch, Generation, IoBuffer, IoError, LogicalDiskId,
+    LogicalDiskLayout, PageIndex, PoolId, RaidLevel, RegionSize, Term, Time, UNIT_BYTES, UnitIndex, UnitRun, VolumeId,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use wire::{
+    AgentMessage, AttachError, Attachment, CommandId, CommitError, ControllerMessage, Credentials, DiskOperation,
+    GrantError, NodeReply, NodeRequest, Order,
+};
+
+pub const FOREIGN: u8 = 0xee;
+
+/// Who owns a unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    Free,
+    Granted,
+    Mapped,
+}
+
+pub struct Cluster {
+    pub agent: Agent,
+    pub buffers: BufferPool,
+    pub size_bytes: u64,
+    pub region_size: RegionSize,
+    pub media: Vec<u8>,
+    pub units: Vec<Owner>,
+    pub pages: BTreeMap<PageIndex, TablePage>,
+    pub to_node: VecDeque<NodeRequest>,
+    pub to_controller: VecDeque<AgentMessage>,
+    pub done: BTreeMap<IoId, Outcome>,
+    pub orders_done: Vec<(CommandId, wire::OrderOutcome)>,
+    pub flushes: u64,
+    pub writes: u64,
+    pub reads: u64,
+    pub commits: u64,
+    pub grant_units_max: u32,
+    pub fail_commits: u32,
+    pub fail_flushes: u32,
+    pub detached: bool,
+    epoch: Epoch,
+    layout: Arc<LogicalDiskLayout>,
+    next_io: u64,
+    now: Time,
+    random: u64,
+    pub slot: Option<HostVolume>,
+    pub evicted: Vec<HostId>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    Done,
+    Data(Vec<u8>),
+    Status(Vec<(u64, bool)>),
+    Failed(IoError),
+}
+
+impl Cluster {
+    pub fn new(size_bytes: u64, region_size: RegionSize, units: u32, seed: u64) -> Self {
+        let layout = LogicalDiskLayout {
+            id: LogicalDiskId(1),
+            pool: PoolId(1),
+            raid: RaidLevel::Raid0,
+            step_bytes: 65536,
+            chunklet_bytes: u64::from(units) * UNIT_BYTES,
+            rows: vec![vec![ChunkletAddress { disk: DiskId(1), byte_offset: 0 }]],
+        };
+        let mut cluster = Self {
+            agent: Agent::new(AgentConfig::default()),
+            buffers: BufferPool::new(16 << 20),
+            size_bytes,
+            region_size,
+            media: vec![FOREIGN; (u64::from(units) * UNIT_BYTES) as usize],
+            units: vec![Owner::Free; units as usize],
+            pages: BTreeMap::new(),
+            to_node: VecDeque::new(),
+            to_controller: VecDeque::new(),
+            done: BTreeMap::new(),
+            orders_done: Vec::new(),
+            flushes: 0,
+            writes: 0,
+            reads: 0,
+            commits: 0,
+            grant_units_max: u32::MAX,
+            fail_commits: 0,
+            fail_flushes: 0,
+            detached: false,
+            epoch: Epoch(1),
+            layout: Arc::new(layout),
+            next_io: 0,
+            now: Time(0),
+            random: seed | 1,
+            slot: None,
+            evicted: Vec::new(),
+        };
+        cluster.attach();
+        cluster
+    }
+
+    fn attach(&mut self) {
+        self.step(Event::HostAttach { host: HostId(1), volume: VolumeId(1) });
+        self.settle();
+        assert!(self.slot.is_some(), "the volume was attached");
+    }
+
+    /// The agent dies and another takes over, from what is durable.
+    pub fn restart_agent(&mut self) {
+        self.agent = Agent::new(AgentConfig::default());
+        self.to_node.clear();
+        self.to_controller.clear();
+        self.slot = None;
+        self.detached = false;
+        self.epoch = self.epoch.next();
+        for unit in &mut self.units {
+            if *unit == Owner::Granted {
+                *unit = Owner::Free;
+            }
+        }
+        self.attach();
+    }
+
+    pub fn random(&mut self, below: usize) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random % below.max(1) as u64) as usize
+    }
+
+    pub fn step(&mut self, event: Event) {
+        let mut out = Vec::new();
+        self.agent.step(self.now, event, &mut self.buffers, &mut out);
+        for effect in out {
+            match effect {
+                Effect::HostAttached { result, .. } => self.slot = Some(result.expect("attached")),
+                Effect::HostEvicted { host } => self.evicted.push(host),
+                Effect::Reply { id, result } => {
+                    let outcome = self.outcome(result);
+                    assert!(self.done.insert(id, outcome).is_none(), "{id:?} is answered once");
+                }
+                Effect::ToNode(request) => self.to_node.push_back(request),
+                Effect::ToController(message) => self.to_controller.push_back(message),
+            }
+        }
+    }
+
+    fn outcome(&mut self, result: IoResult) -> Outcome {
+        match result {
+            IoResult::Done => Outcome::Done,
+            IoResult::Failed(error) => Outcome::Failed(error),
+            IoResult::Status(extents) => Outcome::Status(extents.iter().map(|e| (e.length, e.zero)).collect()),
+            IoResult::Read(segments) => {
+                let mut data = Vec::new();
+                for segment in segments {
+                    match segment {
+                        ReadSegment::Hole { length } => data.resize(data.len() + length as usize, 0),
+                        ReadSegment::Data { buffer, start, length } => {
+                            data.extend_from_slice(&buffer.bytes()[start as usize..(start + length) as usize]);
+                            self.buffers.put(buffer);
+                        }
+                    }
+                }
+                Outcome::Data(data)
+            }
+        }
+    }
+
+    /// Lets everything under way come to its end, node replies and controller answers in any order between them.
+    pub fn settle(&mut self) {
+        for _ in 0..1_000_000 {
+            if !self.advance() {
+                return;
+            }
+        }
+        panic!("FAULT_ALWAYS_ENDS: something goes round in circles");
+    }
+
+    /// One random thing happens; `false` when nothing is left.
+    pub fn advance(&mut self) -> bool {
+        let (nodes, messages) = (self.to_node.len(), self.to_controller.len());
+        if nodes == 0 && messages == 0 {
+            if self.agent.next_deadline(self.now) == Some(self.now) {
+                self.step(Event::Tick);
+                return true;
+            }
+            return false;
+        }
+        if messages == 0 || (nodes > 0 && self.random(2) == 0) {
+            let index = self.random(nodes);
+            let request = self.to_node.remove(index).expect("in range");
+            self.serve(request);
+        } else {
+            let message = self.to_controller.pop_front().expect("not empty");
+            self.control(message);
+        }
+        true
+    }
+
+    pub fn pass(&mut self, nanos: u64) {
+        self.now = Time(self.now.0 + nanos);
+        self.step(Event::Tick);
+        self.settle();
+    }
+
+    fn serve(&mut self, request: NodeRequest) {
+        assert_eq!(request.credentials.epoch, self.epoch);
+        let (mut result, mut returned) = (Ok(()), None);
+        match request.operation {
+            DiskOperation::Read { offset, length, mut buffer } => {
+                self.reads += 1;
+                let range = offset as usize..offset as usize + length as usize;
+                buffer.bytes_mut()[..length as usize].copy_from_slice(&self.media[range]);
+                returned = Some(buffer);
+            }
+            DiskOperation::Write { offset, start, length, buffer } => {
+                self.writes += 1;
+                let data = &buffer.bytes()[start as usize..(start + length) as usize];
+                for unit in offset / UNIT_BYTES..(offset + u64::from(length)).div_ceil(UNIT_BYTES) {
+                    assert_ne!(self.units[unit as usize], Owner::Free, "a write to unit {unit}, which is free");
+                }
+                self.media[offset as usize..offset as usize + length as usize].copy_from_slice(data);
+            }
+            DiskOperation::Flush => {
+                self.flushes += 1;
+                if self.fail_flushes > 0 {
+                    self.fail_flushes -= 1;
+                    result = Err(IoError::Device);
+                }
+            }
+            DiskOperation::Discard { .. } => {}
+        }
+        self.step(Event::FromNode(NodeReply { id: request.id, result, buffer: returned }));
+    }
+
+    fn control(&mut self, message: AgentMessage) {
+        let answer = match message {
+            AgentMessage::Attach { request, .. } => ControllerMessage::Attached {
+                request,
+                result: Ok::<_, AttachError>(Attachment {
+                    volume: VolumeId(1),
+                    branch: BranchId(1),
+                    credentials: Credentials { cluster: ClusterId(1), term: Term(1), epoch: self.epoch },
+                    size_bytes: self.size_bytes,
+                    region_size: self.region_size,
+                    generation: Generation(1),
+                    frozen_through: Generation(0),
+                    read_only: false,
+                    layouts: vec![Arc::clone(&self.layout)],
+                }),
+            },
+            AgentMessage::Detach { epoch } => {
+                self.detached = true;
+                ControllerMessage::Detached { epoch }
+            }
+            AgentMessage::FetchPage { request, epoch, page } => {
+                let runs = self.pages.get(&page).map(|page| page.runs().collect()).unwrap_or_default();
+                let next = self.pages.range(PageIndex(page.0 + 1)..).next();
+                let absent_until = next.map_or(PageIndex(u32::MAX), |(page, _)| *page);
+                ControllerMessage::Page { request, epoch, page, runs, absent_until }
+            }
+            AgentMessage::RequestGrant { request, epoch, regions, .. } => {
+                ControllerMessage::Granted { request, epoch, result: self.grant(regions) }
+            }
+            AgentMessage::ReturnGrant { runs, .. } => {
+                runs.iter().for_each(|run| self.change(*run, Owner::Granted, Owner::Free));
+                return;
+            }
+            AgentMessage::Commit { request, epoch, commit } => {
+                let result = self.commit(&commit);
+                ControllerMessage::Committed { request, epoch, result }
+            }
+            AgentMessage::OrderDone { command, outcome, .. } => {
+                self.orders_done.push((command, outcome));
+                return;
+            }
+        };
+        self.step(Event::FromController(answer));
+    }
+
+    fn change(&mut self, run: UnitRun, from: Owner, to: Owner) {
+        for unit in run.start.0..run.end() {
+            assert_eq!(self.units[unit as usize], from, "NO_REGION_OWNED_TWICE: unit {unit}");
+            self.units[unit as usize] = to;
+        }
+    }
+
+    fn grant(&mut self, regions: u32) -> Result<Vec<UnitRun>, GrantError> {
+        let per_region = self.region_size.units();
+        let mut left = (regions * per_region).min(self.grant_units_max) / per_region;
+        let mut runs = Vec::new();
+        let mut unit = 0;
+        while left > 0 && unit + per_region <= self.units.len() as u32 {
+            let run = UnitRun { logical_disk: LogicalDiskId(1), start: UnitIndex(unit), count: per_region };
+            if self.units[unit as usize..run.end() as usize].iter().all(|owner| *owner == Owner::Free) {
+                self.change(run, Owner::Free, Owner::Granted);
+                runs.push(run);
+                left -= 1;
+            }
+            unit += per_region;
+        }
+        if runs.is_empty() { Err(GrantError::PoolFull) } else { Ok(runs) }
+    }
+
+    fn commit(&mut self, commit: &wire::MapCommit) -> Result<(), CommitError> {
+        if self.fail_commits > 0 {
+            self.fail_commits -= 1;
+            return Err(CommitError::Unavailable);
+        }
+        self.commits += 1;
+        commit.takes.iter().for_each(|run| self.change(*run, Owner::Granted, Owner::Mapped));
+        for delta in &commit.pages {
+            let page = self.pages.entry(delta.page).or_insert_with(|| TablePage::new(self.region_size));
+            delta.runs.iter().for_each(|run| page.set_run(run));
+        }
+        for run in &commit.frees {
+            for unit in run.start.0..run.end() {
+                assert_ne!(self.units[unit as usize], Owner::Free, "unit {unit} is freed twice");
+                self.units[unit as usize] = Owner::Free;
+            }
+        }
+        self.audit();
+        Ok(())
+    }
+
+    /// Every mapped unit is named by exactly one entry of the durable table.
+    pub fn audit(&self) {
+        let mut named = BTreeSet::new();
+        for page in self.pages.values() {
+            for run in page.runs() {
+                for index in 0..u32::from(run.count) {
+                    let model::MapEntry::Layers(layers) = &run.entry else { continue };
+                    for layer in layers {
+                        let model::Place::Region(place) = layer.place else { continue };
+                        let units = place.offset_by(index, self.region_size).units(self.region_size);
+                        for unit in units.start.0..units.end() {
+                            assert!(named.insert(unit), "NO_REGION_OWNED_TWICE: unit {unit} is mapped twice");
+                            assert_eq!(self.units[unit as usize], Owner::Mapped, "unit {unit}");
+                        }
+                    }
+                }
+            }
+        }
+        let mapped = self.units.iter().filter(|owner| **owner == Owner::Mapped).count();
+        assert_eq!(mapped, named.len(), "a unit leaked");
+    }
+
+    pub fn mapped_units(&self) -> usize {
+        self.units.iter().filter(|owner| **owner == Owner::Mapped).count()
+    }
+
+    pub fn submit(&mut self, kind: IoKind) -> IoId {
+        let id = IoId(self.next_io);
+        self.next_io += 1;
+        let volume = self.slot.expect("attached").slot;
+        self.step(Event::Io(IoRequest { id, volume, kind }));
+        id
+    }
+
+    pub fn run(&mut self, kind: IoKind) -> Outcome {
+        let id = self.submit(kind);
+        self.settle();
+        self.done.remove(&id).expect("FAULT_ALWAYS_ENDS: an I/O was never answered")
+    }
+
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> Outcome {
+        self.run(write(offset, data, false))
+    }
+
+    pub fn read(&mut self, offset: u64, length: u32) -> Vec<u8> {
+        match self.run(IoKind::Read { offset, length }) {
+            Outcome::Data(data) => data,
+            other => panic!("a read came to {other:?}"),
+        }
+    }
+
+    pub fn trim(&mut self, offset: u64, length: u64) -> Outcome {
+        self.run(IoKind::Zero { offset, length, fua: false, keep_space: false })
+    }
+
+    pub fn order(&mut self, command: u64, order: Order) {
+        let message = ControllerMessage::Order { command: CommandId(command), epoch: self.epoch, order };
+        self.step(Event::FromController(message));
+    }
+}
+
+pub fn write(offset: u64, data: &[u8], fua: bool) -> IoKind {
+    let mut buffer = IoBuffer::zeroed(data.len());
+    buffer.bytes_mut().fill(FOREIGN);
+    buffer.bytes_mut()[..data.len()].copy_from_slice(data);
+    IoKind::Write { offset, length: data.len() as u32, data: buffer, fua }
+}

@@ -1,0 +1,160 @@
+//! Random histories against a vector of bytes: every read right, every flush durable, every unit with one owner.
+#![allow(missing_docs)]
+
+mod cluster;
+
+use agent::IoKind;
+use cluster::{Cluster, Outcome, write};
+use model::RegionSize;
+use proptest::prelude::*;
+
+const VOLUME_BYTES: u64 = 2 << 20;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write { offset: u64, length: u64, value: u8, holes: bool, fua: bool },
+    Zero { offset: u64, length: u64, keep_space: bool },
+    Read { offset: u64, length: u64 },
+    Flush,
+    Settle,
+    Restart,
+    FailCommit,
+}
+
+fn range() -> impl Strategy<Value = (u64, u64)> {
+    let grain = prop::sample::select(vec![1_u64, 512, 4096, 65536]);
+    (grain, 0..VOLUME_BYTES, 1_u64..200_000).prop_map(|(grain, offset, length)| {
+        let offset = offset / grain * grain;
+        (offset, (length.div_ceil(grain) * grain).min(VOLUME_BYTES - offset))
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (range(), 1..=255_u8, any::<bool>(), prop::bool::weighted(0.1)).prop_map(
+            |((offset, length), value, holes, fua)| Step::Write { offset, length, value, holes, fua }
+        ),
+        4 => (range(), prop::bool::weighted(0.1)).prop_map(
+            |((offset, length), keep_space)| Step::Zero { offset, length, keep_space }
+        ),
+        4 => range().prop_map(|(offset, length)| Step::Read { offset, length }),
+        2 => Just(Step::Flush),
+        2 => Just(Step::Settle),
+        1 => Just(Step::Restart),
+        1 => Just(Step::FailCommit),
+    ]
+}
+
+fn data(length: u64, value: u8, holes: bool) -> Vec<u8> {
+    let mut data = vec![value; length as usize];
+    if holes {
+        for (index, byte) in data.iter_mut().enumerate() {
+            if index / 4096 % 3 != 1 {
+                *byte = 0;
+            }
+        }
+    }
+    data
+}
+
+fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
+    let mut cluster = Cluster::new(VOLUME_BYTES, region_size, units, seed);
+    let mut model = vec![0_u8; VOLUME_BYTES as usize];
+    let roomy = u64::from(units) * model::UNIT_BYTES >= 2 * VOLUME_BYTES;
+    let mut pending = Vec::new();
+    for step in steps {
+        match step {
+            Step::Write { offset, length, value, holes, fua } => {
+                let data = data(length, value, holes);
+                let id = cluster.submit(write(offset, &data, fua));
+                pending.push((id, offset, Some(data), length));
+            }
+            Step::Zero { offset, length, keep_space } => {
+                let id = cluster.submit(IoKind::Zero { offset, length, fua: false, keep_space });
+                pending.push((id, offset, None, length));
+            }
+            Step::Read { .. } | Step::Flush | Step::Settle | Step::Restart => {
+                settle(&mut cluster, &mut model, &mut pending, roomy);
+            }
+            Step::FailCommit => cluster.fail_commits = 1,
+        }
+        match step {
+            Step::Read { offset, length } => {
+                let expected = &model[offset as usize..(offset + length) as usize];
+                assert!(cluster.read(offset, length as u32) == expected, "read {length} at {offset}");
+            }
+            Step::Flush => drop(cluster.run(IoKind::Flush)),
+            Step::Restart => {
+                cluster.fail_commits = 0;
+                assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+                cluster.restart_agent();
+                assert!(cluster.read(0, VOLUME_BYTES as u32) == model, "ACKED_FLUSH_IS_DURABLE");
+                cluster.audit();
+            }
+            _ => {}
+        }
+        for _ in 0..cluster.random(4) {
+            cluster.advance();
+        }
+    }
+    settle(&mut cluster, &mut model, &mut pending, roomy);
+    assert!(cluster.read(0, VOLUME_BYTES as u32) == model, "the whole volume at the end");
+    status_agrees(&mut cluster, &model);
+    cluster.fail_commits = 0;
+    assert_eq!(cluster.trim(0, VOLUME_BYTES), Outcome::Done);
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    assert_eq!(cluster.mapped_units(), 0, "a trimmed volume holds nothing");
+}
+
+type Pending = Vec<(agent::IoId, u64, Option<Vec<u8>>, u64)>;
+
+/// Everything under way ends; the model takes it in, in the order of submission.
+fn settle(cluster: &mut Cluster, model: &mut [u8], pending: &mut Pending, roomy: bool) {
+    cluster.settle();
+    for (id, offset, data, length) in pending.drain(..) {
+        let range = offset as usize..(offset + length) as usize;
+        match cluster.done.remove(&id).expect("FAULT_ALWAYS_ENDS") {
+            Outcome::Done => match data {
+                Some(data) => model[range].copy_from_slice(&data),
+                None => model[range].fill(0),
+            },
+            // A write that failed (or whose flush did) is old or new, byte for byte: whatever it is now, it stays.
+            Outcome::Failed(error) => {
+                assert!(!roomy || error != model::IoError::OutOfSpace);
+                let now = cluster.read(offset, length as u32);
+                model[range].copy_from_slice(&now);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn status_agrees(cluster: &mut Cluster, model: &[u8]) {
+    let mut at = 0_u64;
+    while at < VOLUME_BYTES {
+        let length = VOLUME_BYTES - at;
+        let Outcome::Status(extents) = cluster.run(IoKind::Status { offset: at, length, extents_max: 3 }) else {
+            panic!("a status was refused")
+        };
+        assert!(!extents.is_empty());
+        for (length, zero) in extents {
+            let bytes = &model[at as usize..(at + length) as usize];
+            assert!(!zero || bytes.iter().all(|byte| *byte == 0), "a hole holds data");
+            at += length;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_roomy_pool(steps in prop::collection::vec(step(), 1..60), seed: u64, log2 in 14_u32..=20) {
+        run(steps, RegionSize::from_bytes(1 << log2).expect("a region size"), 4096, seed);
+    }
+
+    #[test]
+    fn a_pool_that_is_often_full(steps in prop::collection::vec(step(), 1..60), seed: u64) {
+        run(steps, RegionSize::MIN, 48, seed);
+    }
+}
