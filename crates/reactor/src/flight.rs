@@ -78,7 +78,9 @@ impl Flight {
 
     /// The submission for what is left to do. The kernel may use what it points to until its completion, as long as
     /// this flight stays where it is and is neither ended nor begun anew.
-    pub(crate) fn entry(&mut self) -> Entry {
+    ///
+    /// `poll_first`: the kernel knows receives that begin by waiting.
+    pub(crate) fn entry(&mut self, poll_first: bool) -> Entry {
         let done = self.progress;
         match self.operation.as_mut().expect("an operation in flight") {
             Operation::Accept { listener } => {
@@ -90,7 +92,7 @@ impl Flight {
                 let (pointer, length) = (into.as_mut_ptr(), transfer_bytes(into.len()));
                 let way = socket.receive_way();
                 if way.is_socket {
-                    let first = if socket.is_drained() { POLL_FIRST } else { 0 };
+                    let first = if poll_first && socket.is_drained() { POLL_FIRST } else { 0 };
                     opcode::Recv::new(types::Fd(way.descriptor), pointer, length).ioprio(first).build()
                 } else {
                     opcode::Read::new(types::Fd(way.descriptor), pointer, length).offset(u64::MAX).build()

@@ -32,14 +32,23 @@ pub(crate) struct Uring {
     /// What a look at the ring has found; kept for its memory.
     reaped: Vec<cqueue::Entry>,
     waker: Waker,
+    /// The kernel knows receives that begin by waiting.
+    poll_first: bool,
 }
 
 impl Uring {
     pub(crate) fn new(depth: u32, waker: Waker) -> Result<Self, ReactorError> {
-        let ring = set_up(depth).map_err(|error| ReactorError::NoUring(error.to_string()))?;
+        let (ring, poll_first) = set_up(depth).map_err(|error| ReactorError::NoUring(error.to_string()))?;
         require(&ring).map_err(ReactorError::NoUring)?;
-        let mut uring =
-            Self { ring, flights: Slab::new(), backlog: VecDeque::new(), ready: Vec::new(), reaped: Vec::new(), waker };
+        let mut uring = Self {
+            ring,
+            flights: Slab::new(),
+            backlog: VecDeque::new(),
+            ready: Vec::new(),
+            reaped: Vec::new(),
+            waker,
+            poll_first,
+        };
         uring.watch_alarm();
         uring.try_out().map_err(|error| ReactorError::NoUring(error.to_string()))?;
         Ok(uring)
@@ -56,7 +65,7 @@ impl Uring {
         }
         let (id, flight) = self.flights.take();
         flight.begin(token, operation);
-        let entry = flight.entry().user_data(id);
+        let entry = flight.entry(self.poll_first).user_data(id);
         self.push(entry);
     }
 
@@ -158,7 +167,7 @@ impl Uring {
         let (verdict, socket) = unsafe { flight.advance(result) };
         match verdict {
             Verdict::Again => {
-                let entry = flight.entry().user_data(id);
+                let entry = flight.entry(self.poll_first).user_data(id);
                 self.push(entry);
             }
             Verdict::Done(result) => {
@@ -218,30 +227,28 @@ fn is_passing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
-/// Makes a ring with the best set of flags that the kernel knows.
-fn set_up(depth: u32) -> io::Result<IoUring> {
+/// Makes a ring with the best set of flags that the kernel knows; tells whether it is new enough (Linux 5.19) to know
+/// receives that begin by waiting.
+fn set_up(depth: u32) -> io::Result<(IoUring, bool)> {
     let builder = || {
         let mut builder = IoUring::builder();
         builder.dontfork().setup_clamp().setup_cqsize(depth * COMPLETIONS_PER_SUBMISSION);
         builder
     };
-    let plain = builder();
-    // From Linux 5.19: what has completed is taken in when we enter the kernel anyway, not by an interrupt.
-    let mut cooperative = builder();
-    cooperative.setup_submit_all().setup_coop_taskrun().setup_taskrun_flag();
-    // From Linux 6.1: all of it at once, when we wait.
+    // From Linux 6.1: what has completed is taken in all at once, when we wait.
     let mut deferred = builder();
     deferred.setup_submit_all().setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-    let rings = [deferred, cooperative, plain].into_iter().map(|builder| builder.build(depth));
-    let refused = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
-    let mut last = io::Error::from(io::ErrorKind::Unsupported);
-    for ring in rings {
-        match ring {
-            Err(error) if refused(&error) => last = error,
-            ring => return ring,
+    // From Linux 5.19: it is taken in when we enter the kernel anyway, not by an interrupt.
+    let mut cooperative = builder();
+    cooperative.setup_submit_all().setup_coop_taskrun().setup_taskrun_flag();
+    for builder in [deferred, cooperative] {
+        match builder.build(depth) {
+            // A flag that the kernel does not know.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            ring => return ring.map(|ring| (ring, true)),
         }
     }
-    Err(last)
+    builder().build(depth).map(|ring| (ring, false))
 }
 
 /// What we rely on; the error names what is missing.

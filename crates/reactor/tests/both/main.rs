@@ -2,6 +2,7 @@
 
 mod disks;
 mod lifetimes;
+mod random;
 mod sockets;
 
 use model::IoBuffer;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a test on a reactor of each backend that this machine has, with a queue depth of 64.
 fn on_both_backends(test: impl Fn(Reactor)) {
