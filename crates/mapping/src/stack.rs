@@ -129,8 +129,8 @@ fn hide(stack: &mut LayerStack, blocks: BlockBitmap, generation: Generation, fro
         layer.place == Place::Zero && !is_frozen(layer.born, frozen_through)
     });
     if let Some(layer) = zero {
+        // Its `written` lies after every snapshot already, as in `blocks_written`.
         layer.blocks.union(&blocks);
-        layer.written = layer.written.max(generation);
     } else if stack.len() < LAYERS_MAX {
         stack.insert(above, Layer { place: Place::Zero, blocks, born: generation, written: generation });
     } else {

@@ -55,6 +55,7 @@ struct Pair {
     naive: Naive,
     durable: BTreeMap<PageIndex, Vec<EntryRun>>,
     next_place: u32,
+    merges: u32,
 }
 
 impl Pair {
@@ -62,7 +63,7 @@ impl Pair {
         let mut table = PageTable::new(size);
         table.load_absent(PageIndex(0), PageIndex(2));
         let naive = Naive::new((REGIONS * u64::from(size.blocks())) as usize);
-        Self { size, table, naive, durable: BTreeMap::new(), next_place: 64 }
+        Self { size, table, naive, durable: BTreeMap::new(), next_place: 64, merges: 0 }
     }
 
     fn blocks(&self) -> u64 {
@@ -159,6 +160,7 @@ impl Pair {
 
     /// Brings all blocks of a full stack to one new place.
     fn merge(&mut self, region: RegionIndex) -> DiskRegion {
+        self.merges += 1;
         let place = self.allocate(region);
         let mut blocks = BlockBitmap::none(self.size.blocks());
         let range = self.naive_range(region, BlockRange::new(0, self.size.blocks()));
@@ -312,7 +314,8 @@ impl Pair {
     }
 }
 
-fn run(size: RegionSize, steps: &[Step]) {
+/// Runs a history; how many merges it came to.
+fn run(size: RegionSize, steps: &[Step]) -> u32 {
     let mut pair = Pair::new(size);
     for step in steps {
         pair.step(step);
@@ -324,6 +327,14 @@ fn run(size: RegionSize, steps: &[Step]) {
     for region in (0..REGIONS).map(|region| RegionIndex(FIRST_REGION + region)) {
         assert_eq!(pair.table.entry(region), EntryView::Zero, "nothing of a volume trimmed whole is mapped");
     }
+    pair.merges
+}
+
+#[test]
+fn a_write_that_finds_the_stack_full_merges_it() {
+    let block = |start| Step::Write { start, length: 1 };
+    let steps: Vec<_> = (0..9).flat_map(|start| [block(start), Step::TakeSnapshot]).collect();
+    assert_eq!(run(RegionSize::DEFAULT, &steps), 1);
 }
 
 proptest! {
@@ -339,12 +350,12 @@ proptest! {
 
     #[test]
     fn many_snapshots_of_few_blocks_end_in_merges_and_stay_right(
-        writes in prop::collection::vec((0_u32..8, 1_u32..4, any::<bool>()), 20..120),
+        writes in prop::collection::vec((0_u32..20, 0_u32..3, 0_u8..3), 40..120),
     ) {
         let steps: Vec<_> = writes
             .iter()
-            .flat_map(|&(start, length, is_trim)| {
-                let change = if is_trim && length > 1 {
+            .flat_map(|&(start, length, kind)| {
+                let change = if kind == 0 {
                     Step::Zero { start, length: length * 3 + 1 }
                 } else {
                     Step::Write { start, length: length * 3 + 1 }
@@ -352,6 +363,6 @@ proptest! {
                 [change, Step::TakeSnapshot]
             })
             .collect();
-        run(RegionSize::MIN, &steps);
+        run(RegionSize::DEFAULT, &steps);
     }
 }

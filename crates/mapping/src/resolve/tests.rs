@@ -1,7 +1,8 @@
 //! Tests of resolving: segments, faults, write targets.
 
 use super::*;
-use model::{BlockBitmap, EntryRun, Layer, MapEntry, UnitIndex};
+use crate::table::PageTable;
+use model::{BlockBitmap, ByteRange, EntryRun, Layer, LogicalDiskId, MapEntry, UnitIndex};
 
 const SIZE: RegionSize = RegionSize::DEFAULT;
 const KIB: u64 = 1024;

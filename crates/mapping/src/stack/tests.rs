@@ -119,6 +119,22 @@ fn a_trim_finds_room_in_the_fullest_stack() {
 }
 
 #[test]
+fn joining_zero_layers_hides_nothing_written_above_them() {
+    // The lower zero layer holds block 0, which the top layer has written since.
+    let mut layers: Vec<_> = (1..6).map(|at| region(at, bits(at * 2, 16), 1)).rev().collect();
+    layers.insert(0, zero(bits(14, 15), 1));
+    layers.insert(0, region(9, bits(0, 1), 1));
+    layers.insert(2, zero(bits(0, 3), 1));
+    let mut layers = stack(layers);
+    assert_eq!(layers.len(), LAYERS_MAX);
+    push_empty(&mut layers, place(10), Generation(2), BLOCKS);
+    assert_eq!(layers.len(), LAYERS_MAX);
+    let shown = |block| layers.iter().find(|layer| layer.blocks.contains(block)).map(|layer| layer.place);
+    assert_eq!(shown(0), Some(Place::Region(place(9))));
+    assert_eq!((shown(2), shown(14)), (Some(Place::Zero), Some(Place::Zero)));
+}
+
+#[test]
 fn writes_go_to_the_top_most_layer_no_snapshot_sees() {
     let layers =
         stack([zero(bits(0, 1), 3), region(3, bits(1, 2), 3), region(2, bits(2, 3), 2), region(1, bits(3, 4), 1)]);

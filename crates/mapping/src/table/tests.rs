@@ -135,6 +135,17 @@ fn a_long_trim_takes_an_extent_at_a_time() {
 }
 
 #[test]
+fn the_first_write_to_a_page_moved_whole_is_a_change() {
+    let mut table = PageTable::new(SIZE);
+    let entry = MapEntry::full(place(0), SIZE, Generation(5), Generation(2));
+    table.load(PageIndex(0), &[EntryRun { first: 0, count: 1024, entry }]);
+    let mut write =
+        || table.blocks_written(RegionIndex(7), place(7), BlockRange::new(0, 1), Generation(6), Generation(4));
+    assert!(write().changed);
+    assert!(!write().changed);
+}
+
+#[test]
 fn lost_and_invalid_regions_stand_apart_from_their_extent() {
     let mut table = PageTable::new(SIZE);
     let entry = MapEntry::full(place(0), SIZE, ONE, ONE);
