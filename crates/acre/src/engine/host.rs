@@ -1,0 +1,110 @@
+//! One host's connection at a data thread: its socket, its protocol session and its volume.
+
+use crate::engine::tls::TlsStream;
+use agent::{HostId, IoId, VolumeSlot};
+use nbd::server::{Connection, OutputBatch, ReceiveTarget, RequestId};
+use reactor::{Gather, Socket};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The most slices one send gathers.
+pub(crate) const SLICES_MAX: usize = 512;
+/// Ciphertext is received in steps of so many bytes.
+pub(crate) const TLS_RECEIVE_BYTES: usize = 64 << 10;
+/// Plaintext is encrypted in steps of so many bytes.
+pub(crate) const TLS_SEND_BYTES: usize = 256 << 10;
+
+/// How far a host's export is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Export {
+    /// None chosen.
+    None,
+    /// It asked for this one, which belongs to another thread: to be moved there once nothing is being sent.
+    Moving { name: String, thread: usize },
+    /// The agent has been asked.
+    Attaching { name: String },
+    /// Its I/O goes to this volume.
+    Open { name: String, slot: VolumeSlot },
+}
+
+/// What is being received into.
+pub(crate) enum Receiving {
+    /// Nothing.
+    No,
+    /// The protocol's own buffer, lent to the reactor.
+    Plain(ReceiveTarget),
+    /// A buffer for ciphertext.
+    Tls,
+}
+
+/// One connection.
+pub(crate) struct Host {
+    pub(crate) id: HostId,
+    pub(crate) socket: Socket,
+    pub(crate) connection: Connection,
+    pub(crate) tls: Option<TlsStream>,
+    pub(crate) tls_pending: bool,
+    /// The exports a client certificate opens; all of them without such a rule.
+    pub(crate) allowed: Option<Arc<BTreeSet<String>>>,
+    pub(crate) export: Export,
+    pub(crate) receiving: Receiving,
+    pub(crate) sending: bool,
+    /// I/O at the agent that has not been answered.
+    pub(crate) io_in_flight: u32,
+    /// The protocol has ended; what remains is to send the last bytes and wait for I/O in flight.
+    pub(crate) closing: bool,
+    pub(crate) detached: bool,
+    pub(crate) touched: bool,
+    pub(crate) peer: String,
+}
+
+impl Host {
+    pub(crate) fn new(id: HostId, socket: Socket, connection: Connection) -> Self {
+        let peer = socket.peer();
+        Self {
+            id,
+            socket,
+            connection,
+            tls: None,
+            tls_pending: false,
+            allowed: None,
+            export: Export::None,
+            receiving: Receiving::No,
+            sending: false,
+            io_in_flight: 0,
+            closing: false,
+            detached: false,
+            touched: false,
+            peer,
+        }
+    }
+
+    /// Whether this client may know of the export.
+    pub(crate) fn may_see(&self, name: &str) -> bool {
+        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(name))
+    }
+
+    /// Whether nothing of it is lent to anybody: it can be moved or dropped.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        !self.sending && matches!(self.receiving, Receiving::No)
+    }
+}
+
+/// The name of a request at the agent: the host's place here, and the request's place in its connection.
+pub(crate) fn io_id(host: u32, request: RequestId) -> IoId {
+    IoId(u64::from(host) << 32 | u64::from(request.0))
+}
+
+/// The host's place and the request of an I/O.
+pub(crate) fn of_io(id: IoId) -> (u32, RequestId) {
+    ((id.0 >> 32) as u32, RequestId(id.0 as u32))
+}
+
+/// A batch of replies on its way.
+pub(crate) struct SendBatch(pub(crate) OutputBatch);
+
+impl Gather for SendBatch {
+    fn each_slice<'a>(&'a self, visit: &mut dyn FnMut(&'a [u8])) {
+        self.0.slices().for_each(visit);
+    }
+}

@@ -1,0 +1,408 @@
+//! The connections of a data thread: accepted, driven by their protocol, moved to the thread of their volume, closed.
+
+use crate::engine::data::{DataMessage, DataThread};
+use crate::engine::host::{
+    Export, Host, Receiving, SLICES_MAX, SendBatch, TLS_RECEIVE_BYTES, TLS_SEND_BYTES, io_id,
+};
+use crate::engine::tls::TlsStream;
+use agent::{HostId, HostVolume, IoKind, IoRequest, StatusExtent};
+use model::IoBuffer;
+use nbd::protocol::allocation_flags;
+use nbd::server::{CloseReason, Connection, ContextStatus, Event, ExportError, RequestId, RequestKind};
+use reactor::{Completion, Operation, Payload};
+use std::sync::Arc;
+use wire::AttachError;
+
+/// How many extents are looked up for one status request.
+const STATUS_EXTENTS_MAX: u32 = 1024;
+
+/// Connections by a small dense index, and which of them have something to do.
+#[derive(Default)]
+pub(crate) struct Hosts {
+    slots: Vec<Option<Box<Host>>>,
+    free: Vec<u32>,
+    touched: Vec<u32>,
+    ready: Vec<u32>,
+}
+
+impl Hosts {
+    pub(crate) fn insert(&mut self, host: Host) -> u32 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        });
+        self.slots[index as usize] = Some(Box::new(host));
+        self.touch(index);
+        index
+    }
+
+    pub(crate) fn remove(&mut self, index: u32) -> Option<Box<Host>> {
+        let host = self.slots.get_mut(index as usize)?.take()?;
+        self.free.push(index);
+        Some(host)
+    }
+
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut Host> {
+        self.slots.get_mut(index as usize)?.as_deref_mut()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub(crate) fn indices(&self) -> Vec<u32> {
+        (0..self.slots.len() as u32).filter(|index| self.slots[*index as usize].is_some()).collect()
+    }
+
+    /// The connection has something to do.
+    pub(crate) fn touch(&mut self, index: u32) {
+        if let Some(Some(host)) = self.slots.get_mut(index as usize)
+            && !std::mem::replace(&mut host.touched, true)
+        {
+            self.touched.push(index);
+        }
+    }
+
+    pub(crate) fn next_touched(&mut self) -> Option<u32> {
+        let index = self.touched.pop()?;
+        if let Some(host) = self.get_mut(index) {
+            host.touched = false;
+        }
+        Some(index)
+    }
+
+    /// The connection has done what it could and may have something to send.
+    pub(crate) fn ready(&mut self, index: u32) {
+        if !self.ready.contains(&index) {
+            self.ready.push(index);
+        }
+    }
+
+    pub(crate) fn take_ready(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.ready)
+    }
+
+    fn find(&self, id: HostId) -> Option<u32> {
+        let found = self.slots.iter().position(|host| host.as_ref().is_some_and(|host| host.id == id))?;
+        Some(found as u32)
+    }
+}
+
+impl DataThread {
+    pub(crate) fn accepted(&mut self, listener: usize, completion: Completion) {
+        if completion.is_cancelled() {
+            return;
+        }
+        match (completion.result, completion.payload) {
+            (Ok(_), Payload::Socket(socket)) => {
+                if self.settings.connect() {
+                    self.greet(socket);
+                } else {
+                    tracing::warn!(peer = %socket.peer(), "turned away: as many connections as are allowed are open");
+                }
+            }
+            (Err(error), _) => tracing::warn!("a connection could not be accepted: {error}"),
+            (Ok(_), _) => {}
+        }
+        self.accept(listener);
+    }
+
+    /// Starts to speak NBD on a new connection.
+    pub(crate) fn greet(&mut self, socket: reactor::Socket) {
+        let connection = Connection::new(Arc::clone(&self.settings.nbd), self.now);
+        let deadline = connection.deadline();
+        let host = Host::new(self.host_id(), socket, connection);
+        let index = self.hosts.insert(host);
+        if let Some(at) = deadline {
+            self.handshakes.insert((at, index));
+        }
+    }
+
+    /// Takes over a connection whose volume belongs here.
+    pub(crate) fn adopt(&mut self, mut host: Host) {
+        host.touched = false;
+        let Export::Moving { name, .. } = host.export.clone() else { return };
+        host.export = Export::None;
+        let index = self.hosts.insert(host);
+        self.open(index, &name);
+    }
+
+    /// Gives a connection all the events it has.
+    pub(crate) fn drive(&mut self, index: u32) {
+        loop {
+            let Some(host) = self.hosts.get_mut(index) else { return };
+            if host.tls_pending && host.tls.as_ref().is_some_and(TlsStream::is_up) {
+                self.tls_up(index);
+                continue;
+            }
+            if let Some(event) = host.connection.next_event(&mut self.buffers) {
+                self.host_event(index, event);
+                continue;
+            }
+            let Some(tls) = host.tls.as_mut().filter(|_| !host.tls_pending && !host.closing) else { return };
+            if tls.plaintext().is_empty() {
+                return;
+            }
+            let taken = host.connection.received_bytes(tls.plaintext(), &mut self.buffers);
+            tls.take_plaintext(taken);
+            if taken == 0 {
+                return;
+            }
+        }
+    }
+
+    fn tls_up(&mut self, index: u32) {
+        let settings = Arc::clone(&self.settings);
+        let Some(host) = self.hosts.get_mut(index) else { return };
+        host.tls_pending = false;
+        let certificate = host.tls.as_ref().and_then(TlsStream::client_certificate);
+        match settings.exports_of(certificate.as_deref()) {
+            Ok(allowed) => {
+                host.allowed = allowed;
+                host.connection.tls_upgraded();
+            }
+            Err(reason) => {
+                tracing::warn!(peer = %host.peer, "a TLS client is refused: {reason}");
+                host.connection.peer_closed(&mut self.buffers);
+            }
+        }
+    }
+
+    fn host_event(&mut self, index: u32, event: Event) {
+        let Some(host) = self.hosts.get_mut(index) else { return };
+        match event {
+            Event::ListExports => {
+                let exports = self.catalog.current();
+                let names: Vec<_> = exports.keys().filter(|name| host.may_see(name)).map(String::as_str).collect();
+                host.connection.exports_listed(names.into_iter().map(|name| (name, "")));
+            }
+            Event::QueryExport { name } => {
+                let found = self.catalog.find(&name, |name| host.may_see(name));
+                let answer = found.map(|(name, entry)| entry.export_info(&name)).ok_or(ExportError::Unknown);
+                host.connection.export_opened(answer);
+            }
+            Event::OpenExport { name } => self.open(index, &name),
+            Event::ResolveContexts { .. } => {
+                host.connection.contexts_resolved(Ok::<[String; 0], _>([]));
+            }
+            Event::UpgradeTls => self.upgrade(index),
+            Event::Request(request) => {
+                let Export::Open { slot, .. } = host.export else {
+                    return host.connection.reply_error(request.id, nbd::ErrorCode::Invalid);
+                };
+                host.io_in_flight += 1;
+                let request = IoRequest { id: io_id(index, request.id), volume: slot, kind: io_kind(request.kind) };
+                self.agent_step(agent::Event::Io(request));
+            }
+            Event::Close(reason) => self.close(index, reason),
+        }
+    }
+
+    fn upgrade(&mut self, index: u32) {
+        let settings = Arc::clone(&self.settings);
+        let Some(host) = self.hosts.get_mut(index) else { return };
+        let stream = settings.tls.clone().and_then(|config| TlsStream::new(config).ok());
+        match stream {
+            Some(stream) => {
+                host.tls = Some(stream);
+                host.tls_pending = true;
+            }
+            None => host.connection.peer_closed(&mut self.buffers),
+        }
+    }
+
+    fn open(&mut self, index: u32, name: &str) {
+        let (this_thread, threads) = (self.index, self.threads.len());
+        let leaving = self.leaving.is_some();
+        let Some(host) = self.hosts.get_mut(index) else { return };
+        if leaving {
+            return host.connection.export_opened(Err(ExportError::ShuttingDown));
+        }
+        let Some((name, entry)) = self.catalog.find(name, |name| host.may_see(name)) else {
+            return host.connection.export_opened(Err(ExportError::Unknown));
+        };
+        let thread = entry.volume.0 as usize % threads;
+        if thread != this_thread {
+            host.export = Export::Moving { name, thread };
+            return;
+        }
+        host.export = Export::Attaching { name };
+        let host = host.id;
+        self.agent_step(agent::Event::HostAttach { host, volume: entry.volume });
+    }
+
+    pub(crate) fn attached(&mut self, id: HostId, result: Result<HostVolume, AttachError>) {
+        let Some(index) = self.hosts.find(id) else {
+            return self.agent_step(agent::Event::HostDetach { host: id });
+        };
+        let Some(host) = self.hosts.get_mut(index) else { return };
+        let Export::Attaching { name } = host.export.clone() else { return };
+        if host.closing {
+            host.export = Export::None;
+            self.hosts.touch(index);
+            return self.agent_step(agent::Event::HostDetach { host: id });
+        }
+        match result {
+            Ok(volume) => {
+                let entry = self.catalog.current().get(&name).cloned();
+                let mut info = nbd::server::ExportInfo {
+                    minimum_block_bytes: 1,
+                    read_only: volume.read_only,
+                    ..nbd::server::ExportInfo::new(name.clone(), volume.size_bytes)
+                };
+                if let Some(entry) = entry {
+                    info.read_only |= entry.read_only;
+                }
+                host.export = Export::Open { name, slot: volume.slot };
+                tracing::debug!(peer = %host.peer, "opened");
+                host.connection.export_opened(Ok(info));
+            }
+            Err(error) => {
+                host.export = Export::None;
+                let error = match error {
+                    AttachError::NoSuchVolume => ExportError::Unknown,
+                    AttachError::Busy | AttachError::Unavailable => ExportError::Unavailable,
+                };
+                host.connection.export_opened(Err(error));
+            }
+        }
+        self.hosts.touch(index);
+    }
+
+    pub(crate) fn evicted(&mut self, id: HostId) {
+        if let Some(index) = self.hosts.find(id)
+            && let Some(host) = self.hosts.get_mut(index)
+        {
+            host.detached = true;
+            host.connection.begin_shutdown();
+            self.hosts.touch(index);
+        }
+    }
+
+    fn close(&mut self, index: u32, reason: CloseReason) {
+        let Some(host) = self.hosts.get_mut(index) else { return };
+        host.closing = true;
+        match reason {
+            CloseReason::Violation(violation) => {
+                tracing::info!(peer = %host.peer, "closed: the client broke the protocol: {violation}");
+            }
+            reason => tracing::debug!(peer = %host.peer, "closed: {reason}"),
+        }
+        if let Some(tls) = &mut host.tls {
+            tls.close();
+        }
+        let (id, open) = (host.id, matches!(host.export, Export::Open { .. }) && !host.detached);
+        if open {
+            host.detached = true;
+            self.agent_step(agent::Event::HostDetach { host: id });
+        }
+    }
+
+    /// Sends what there is to send and receives what there is to receive; moves or drops a connection at rest.
+    pub(crate) fn exchange(&mut self, index: u32, receive: u64, send: u64) {
+        let Some(host) = self.hosts.get_mut(index) else { return };
+        if !host.sending {
+            let batch: Option<Box<dyn reactor::Gather>> = match &mut host.tls {
+                Some(tls) => {
+                    let mut plaintext = Vec::new();
+                    // What the protocol said before STARTTLS was all sent before it asked for the upgrade.
+                    if !host.tls_pending {
+                        host.connection.write_output(&mut plaintext, TLS_SEND_BYTES, &mut self.buffers);
+                    }
+                    let sealed = if plaintext.is_empty() { Ok(()) } else { tls.send(&plaintext) };
+                    match sealed.and_then(|()| tls.ciphertext()) {
+                        Ok(bytes) if bytes.is_empty() => None,
+                        Ok(bytes) => Some(Box::new(bytes)),
+                        Err(_) => {
+                            host.connection.peer_closed(&mut self.buffers);
+                            None
+                        }
+                    }
+                }
+                None => host.connection.take_output(SLICES_MAX).map(|batch| Box::new(SendBatch(batch)) as _),
+            };
+            if let Some(batch) = batch {
+                host.sending = true;
+                let socket = host.socket.clone();
+                self.reactor.submit(send, Operation::Send { socket, batch });
+            }
+        }
+        let moving = matches!(host.export, Export::Moving { .. });
+        if matches!(host.receiving, Receiving::No) && !host.closing && !moving {
+            let target = match &host.tls {
+                Some(tls) if tls.plaintext().is_empty() => {
+                    let buffer = self.buffers.take(TLS_RECEIVE_BYTES);
+                    let end = buffer.len();
+                    host.receiving = Receiving::Tls;
+                    Some((buffer, 0, end))
+                }
+                Some(_) => None,
+                None => host.connection.wanted_receive(&mut self.buffers).map(|mut target| {
+                    let buffer = std::mem::replace(&mut target.buffer, IoBuffer::empty());
+                    let (start, end) = (target.start, target.end);
+                    host.receiving = Receiving::Plain(target);
+                    (buffer, start, end)
+                }),
+            };
+            if let Some((buffer, start, end)) = target {
+                let socket = host.socket.clone();
+                self.reactor.submit(receive, Operation::Receive { socket, buffer, start, end });
+            }
+        }
+        self.part_with(index, receive);
+    }
+
+    fn part_with(&mut self, index: u32, receive: u64) {
+        let Some(host) = self.hosts.get_mut(index) else { return };
+        if host.closing && !host.sending {
+            if !matches!(host.receiving, Receiving::No) {
+                host.socket.shutdown();
+                self.reactor.cancel(receive);
+            } else if host.io_in_flight == 0 && !matches!(host.export, Export::Attaching { .. }) {
+                let host = self.hosts.remove(index).expect("looked at a moment ago");
+                host.socket.shutdown();
+                host.connection.release(&mut self.buffers);
+                self.settings.disconnect();
+            }
+            return;
+        }
+        if let Export::Moving { thread, .. } = host.export
+            && host.is_at_rest()
+            && let Some(host) = self.hosts.remove(index)
+        {
+            self.threads[thread].post(DataMessage::Host(host));
+        }
+    }
+}
+
+fn io_kind(kind: RequestKind) -> IoKind {
+    match kind {
+        RequestKind::Read { offset, length } => IoKind::Read { offset, length },
+        RequestKind::Write { offset, length, data, fua } => IoKind::Write { offset, length, data, fua },
+        RequestKind::Flush => IoKind::Flush,
+        RequestKind::Trim { offset, length, fua } => IoKind::Zero { offset, length, fua, keep_space: false },
+        // Zeroing is an edit of the map here: it is always fast.
+        RequestKind::WriteZeroes { offset, length, fua, no_hole, fast: _ } => {
+            IoKind::Zero { offset, length, fua, keep_space: no_hole }
+        }
+        RequestKind::Cache { offset, length } => IoKind::Prefetch { offset, length },
+        RequestKind::BlockStatus { offset, length, one, .. } => {
+            IoKind::Status { offset, length, extents_max: if one { 1 } else { STATUS_EXTENTS_MAX } }
+        }
+    }
+}
+
+/// Answers a status request with what the agent found, in the words of `base:allocation`.
+pub(crate) fn reply_status(host: &mut Host, request: RequestId, extents: &[StatusExtent]) {
+    let flags = |extent: &StatusExtent| {
+        (if extent.hole { allocation_flags::HOLE } else { 0 }) | (if extent.zero { allocation_flags::ZERO } else { 0 })
+    };
+    let extents: Vec<_> =
+        extents.iter().map(|extent| nbd::Extent { length_bytes: extent.length, flags: flags(extent) }).collect();
+    let allocation = host.connection.contexts().iter().position(|name| name == "base:allocation");
+    let statuses: Vec<_> = allocation
+        .into_iter()
+        .map(|index| ContextStatus { context: nbd::server::ContextIndex(index as u8), extents: &extents })
+        .collect();
+    host.connection.reply_block_status(request, &statuses);
+}
