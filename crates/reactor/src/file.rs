@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub struct OpenOptions {
     /// Past the page cache (O_DIRECT), where the file system offers it.
     pub direct: bool,
-    /// Makes the file where there is none.
+    /// Makes the file where there is none, for our own user alone, and its name durable.
     pub create: bool,
     /// For reading alone.
     pub read_only: bool,
@@ -47,36 +47,42 @@ impl File {
         if options.direct {
             flags |= libc::O_DIRECT;
         }
+        let is_new = options.create && !path.exists();
         let open = |flags| {
             let mut open = std::fs::OpenOptions::new();
-            open.read(true).write(!options.read_only).create(options.create && !block_device).custom_flags(flags);
-            open.open(path)
+            open.read(true).write(!options.read_only).create(options.create && !block_device);
+            // What is made here holds other people's bytes.
+            open.mode(0o600).custom_flags(flags).open(path)
         };
-        let opened = match open(flags) {
+        let cached = |why: &str| {
+            tracing::warn!(path = %path.display(), "{why}; using the page cache");
+            open(flags & !libc::O_DIRECT)
+        };
+        let (file, alignment) = match open(flags) {
             // What a file system without direct I/O answers.
             Err(error) if options.direct && error.raw_os_error() == Some(libc::EINVAL) => {
-                tracing::warn!(path = %path.display(), "the file system refuses direct I/O; using the page cache");
-                (open(flags & !libc::O_DIRECT)?, false)
+                (cached("the file system refuses direct I/O")?, None)
             }
-            opened => (opened?, options.direct),
+            Ok(file) if options.direct => match direct_alignment(&file) {
+                Some(alignment) => (file, Some(alignment)),
+                None => {
+                    // Closed first: a device claimed once cannot be claimed again.
+                    drop(file);
+                    (cached("no alignment suits direct I/O here")?, None)
+                }
+            },
+            opened => (opened?, None),
         };
-        let (mut file, mut direct) = opened;
-        let mut alignment = None;
-        if direct {
-            alignment = direct_alignment(&file);
-            direct = alignment.is_some();
-            if !direct {
-                tracing::warn!(path = %path.display(), "no alignment suits direct I/O here; using the page cache");
-                file = open(flags & !libc::O_DIRECT)?;
-            }
-        }
         if options.exclusive && !block_device {
             file.try_lock().map_err(|error| match error {
                 TryLockError::WouldBlock => io::Error::from(io::ErrorKind::ResourceBusy),
                 TryLockError::Error(error) => error,
             })?;
         }
-        debug_assert_eq!(direct, alignment.is_some());
+        if is_new {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            std::fs::File::open(directory)?.sync_all()?;
+        }
         Ok(Self(Arc::new(Inner { file, block_device, alignment })))
     }
 

@@ -82,7 +82,8 @@ pub enum Operation {
         /// What to make durable.
         file: File,
     },
-    /// Gives a range its space, growing the file where it is shorter.
+    /// Gives a range its space, growing the file where it is shorter. What cannot do so (a block device has its space
+    /// already) fails with [`io::ErrorKind::Unsupported`].
     Allocate {
         /// The file.
         file: File,

@@ -49,8 +49,9 @@ impl<T: Default> Slab<T> {
     /// # Panics
     /// When the id names none.
     pub(crate) fn release(&mut self, id: u64) -> &mut T {
+        self.slot(id);
         self.free.push(id as u32);
-        let slot = self.slot(id);
+        let slot = &mut self.slots[id as u32 as usize];
         slot.taken = false;
         // The last generation is left out: ids with it would reach into the numbers kept for the reactor's own use.
         slot.generation = (slot.generation + 1) % u32::MAX;
@@ -66,7 +67,7 @@ impl<T: Default> Slab<T> {
     }
 
     fn slot(&mut self, id: u64) -> &mut Slot<T> {
-        let slot = &mut self.slots[(id & u64::from(u32::MAX)) as usize];
+        let slot = &mut self.slots[id as u32 as usize];
         assert!(slot.taken && u64::from(slot.generation) == id >> 32, "completion {id:#x} of no operation in flight");
         slot
     }

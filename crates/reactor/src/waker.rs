@@ -72,3 +72,33 @@ impl Alarm {
         let _ = (&self.event).read(&mut [0u8; 8]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rings_written(waker: &Waker) -> u64 {
+        let mut count = [0; 8];
+        (&waker.0.event).read(&mut count).map_or(0, |_| u64::from_ne_bytes(count))
+    }
+
+    #[test]
+    fn wakes_of_a_reactor_that_is_awake_cost_no_system_call_and_keep_it_from_sleeping() {
+        let waker = Waker::new().unwrap();
+        (0..100).for_each(|_| waker.wake());
+        assert_eq!(rings_written(&waker), 0);
+        assert!(!waker.alarm().fall_asleep());
+        assert!(waker.alarm().wake_up());
+        assert!(waker.alarm().fall_asleep(), "a wake is served once");
+    }
+
+    #[test]
+    fn wakes_of_a_reactor_that_sleeps_cost_one_system_call() {
+        let waker = Waker::new().unwrap();
+        assert!(waker.alarm().fall_asleep());
+        (0..100).for_each(|_| waker.clone().wake());
+        assert_eq!(rings_written(&waker), 1);
+        assert!(waker.alarm().wake_up());
+        assert!(!waker.alarm().wake_up());
+    }
+}
