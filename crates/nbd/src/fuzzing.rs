@@ -107,11 +107,7 @@ pub fn client(data: &[u8]) {
         let server_config = ServerConfig { tls: policy, limits: Limits::default() };
         let mut server = MemoryServer::new(server_config, ExportInfo::new("fuzz", 1 << 20));
         converse(&mut client, &mut server);
-        client.read(0, 65_536, 0);
-        client.write(512, &[7; 512], 0);
-        client.block_status(0, 1 << 20, 0);
-        client.read(4096, 512, 0);
-        client.flush();
+        make_requests(&mut client, style);
     } else {
         client.received(&GREETING_MAGIC.to_be_bytes());
         client.received(&OPTION_MAGIC.to_be_bytes());
@@ -158,4 +154,51 @@ pub fn converse(client: &mut Client, server: &mut MemoryServer) -> Vec<ClientEve
             return events;
         }
     }
+}
+
+/// Inputs of [`server`] that make sense, to be spoilt: handshakes and requests in every form.
+#[must_use]
+pub fn server_seeds() -> Vec<Vec<u8>> {
+    [Style::Simple, Style::Structured, Style::Extended].map(|style| scripted(style).0).into()
+}
+
+/// Inputs of [`client`] that make sense, to be spoilt: what a server says to those requests.
+#[must_use]
+pub fn client_seeds() -> Vec<Vec<u8>> {
+    [Style::Simple, Style::Structured, Style::Extended].map(|style| scripted(style).1).into()
+}
+
+/// One request of each kind, and one that is refused.
+fn make_requests(client: &mut Client, style: Style) {
+    client.write(512, &[7; 1024], 0);
+    client.read(0, 4096, 0);
+    client.flush();
+    client.trim(0, 4096, 0);
+    client.write_zeroes(4096, 8192, 0);
+    client.cache(0, 4096);
+    client.block_status(0, 65_536, 0);
+    if style == Style::Extended {
+        client.block_status_of(0, 65_536, 0, &[1]);
+    }
+    client.read(1 << 30, 512, 0);
+}
+
+/// One conversation, as the input of [`server`] and as that of [`client`].
+fn scripted(style: Style) -> (Vec<u8>, Vec<u8>) {
+    let mut server = MemoryServer::new(ServerConfig::default(), ExportInfo::new("fuzz", 1 << 20));
+    let mut client = Client::new(ClientConfig { style, ..ClientConfig::new("fuzz") });
+    converse(&mut client, &mut server);
+    make_requests(&mut client, style);
+    let requests = client.take_output();
+    server.hear(&requests);
+    let replies = server.say(usize::MAX);
+    let mode = match style {
+        Style::Simple => 0,
+        Style::Structured => 1,
+        Style::Extended => 2,
+    };
+    client.disconnect();
+    let goodbye = client.take_output();
+    let heard = [&[0, 64], &preamble(style)[..], &requests, &goodbye].concat();
+    (heard, [&[mode | 64, 64], &replies[..]].concat())
 }

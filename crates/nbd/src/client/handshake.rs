@@ -40,8 +40,8 @@ impl Client {
     }
 
     fn greeting_step(&mut self) -> (usize, Step) {
-        let (magic, version) = (number::<8>(&self.input, 0), number::<8>(&self.input, 8));
-        let (Some(magic), Some(version), Some(flags)) = (magic, version, number::<2>(&self.input, 16)) else {
+        let (magic, version) = (number::<8>(self.input.unread(), 0), number::<8>(self.input.unread(), 8));
+        let (Some(magic), Some(version), Some(flags)) = (magic, version, number::<2>(self.input.unread(), 16)) else {
             return (0, Step::Starved);
         };
         if (magic, version) != (GREETING_MAGIC, OPTION_MAGIC) {
@@ -132,11 +132,11 @@ impl Client {
 
     fn export_name_step(&mut self, zeroes: bool) -> (usize, Step) {
         let length = 10 + if zeroes { EXPORT_NAME_ZEROES_BYTES } else { 0 };
-        if self.input.len() < length {
+        if self.input.unread().len() < length {
             return (0, Step::Starved);
         }
-        self.opened.size_bytes = number::<8>(&self.input, 0).unwrap_or(0);
-        self.opened.flags = number::<2>(&self.input, 8).unwrap_or(0) as u16;
+        self.opened.size_bytes = number::<8>(self.input.unread(), 0).unwrap_or(0);
+        self.opened.flags = number::<2>(self.input.unread(), 8).unwrap_or(0) as u16;
         (length, self.begin())
     }
 
@@ -146,7 +146,7 @@ impl Client {
     }
 
     fn option_reply_step(&mut self, code: u32) -> (usize, Step) {
-        let input = &self.input;
+        let input = self.input.unread();
         let header = (number::<8>(input, 0), number::<4>(input, 8), number::<4>(input, 12), number::<4>(input, 16));
         let (Some(magic), Some(to), Some(kind), Some(length)) = header else { return (0, Step::Starved) };
         if magic != OPTION_REPLY_MAGIC {
@@ -159,7 +159,9 @@ impl Client {
             return (0, Step::broken("a reply to an option that is too long"));
         }
         let message_bytes = OPTION_REPLY_HEADER_BYTES + length as usize;
-        let Some(data) = self.input.get(OPTION_REPLY_HEADER_BYTES..message_bytes) else { return (0, Step::Starved) };
+        let Some(data) = self.input.unread().get(OPTION_REPLY_HEADER_BYTES..message_bytes) else {
+            return (0, Step::Starved);
+        };
         let data = data.to_vec();
         let kind = kind as u32;
         let step = if kind & option_reply::ERROR_BIT == 0 {

@@ -157,7 +157,7 @@ pub struct Client {
     config: ClientConfig,
     stage: Stage,
     opened: Opened,
-    input: Vec<u8>,
+    input: Inbox,
     output: Vec<u8>,
     pending: BTreeMap<u64, Pending>,
     next_cookie: u64,
@@ -171,7 +171,7 @@ impl Client {
             config,
             stage: Stage::Greeting,
             opened: Opened { style: Style::Simple, ..Opened::default() },
-            input: Vec::new(),
+            input: Inbox::default(),
             output: Vec::new(),
             pending: BTreeMap::new(),
             next_cookie: 1,
@@ -181,7 +181,7 @@ impl Client {
     /// Takes bytes from the server. Take its events after each: what is not yet understood is kept.
     pub fn received(&mut self, bytes: &[u8]) {
         if !matches!(self.stage, Stage::Failed) {
-            self.input.extend_from_slice(bytes);
+            self.input.put(bytes);
         }
     }
 
@@ -193,15 +193,14 @@ impl Client {
                 Stage::Transmission => self.reply_step(),
                 _ => self.handshake_step(),
             };
-            // The input is short but for one large message, which is then the last.
-            self.input.drain(..consumed);
+            self.input.consume(consumed);
             match step {
                 Step::Again => {}
                 Step::Starved => return None,
                 Step::Event(event) => return Some(event),
                 Step::Failed(error) => {
                     self.stage = Stage::Failed;
-                    self.input = Vec::new();
+                    self.input = Inbox::default();
                     return Some(ClientEvent::Failed(error));
                 }
             }
@@ -297,6 +296,29 @@ impl Client {
         let effect = if filtered { crate::fields::number::<8>(payload, 0).unwrap_or(length) } else { length };
         self.pending.insert(cookie, Pending::new(code, ByteRange::new(offset, effect)));
         cookie
+    }
+}
+
+/// Bytes not yet understood.
+#[derive(Debug, Default)]
+struct Inbox {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Inbox {
+    fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.start += bytes;
     }
 }
 

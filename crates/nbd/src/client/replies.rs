@@ -94,7 +94,7 @@ struct Chunk {
 
 impl Client {
     pub(super) fn reply_step(&mut self) -> (usize, Step) {
-        let Some(magic) = number::<4>(&self.input, 0) else { return (0, Step::Starved) };
+        let Some(magic) = number::<4>(self.input.unread(), 0) else { return (0, Step::Starved) };
         let magic = magic as u32;
         match (magic, self.opened.style) {
             (SIMPLE_REPLY_MAGIC, Style::Simple | Style::Structured) => self.simple_step(),
@@ -104,7 +104,8 @@ impl Client {
     }
 
     fn simple_step(&mut self) -> (usize, Step) {
-        let (Some(error), Some(cookie)) = (number::<4>(&self.input, 4), number::<8>(&self.input, 8)) else {
+        let (Some(error), Some(cookie)) = (number::<4>(self.input.unread(), 4), number::<8>(self.input.unread(), 8))
+        else {
             return (0, Step::Starved);
         };
         let Some(pending) = self.pending.get_mut(&cookie) else {
@@ -122,7 +123,9 @@ impl Client {
                 return (0, Step::broken("more data than one reply may bear"));
             }
             message_bytes += pending.range.length as usize;
-            let Some(data) = self.input.get(SIMPLE_REPLY_BYTES..message_bytes) else { return (0, Step::Starved) };
+            let Some(data) = self.input.unread().get(SIMPLE_REPLY_BYTES..message_bytes) else {
+                return (0, Step::Starved);
+            };
             let ByteRange { start, length } = pending.range;
             match pending.cover(start, length) {
                 Some(place) => pending.bytes[place].copy_from_slice(data),
@@ -142,7 +145,7 @@ impl Client {
     }
 
     fn chunk_header(&self) -> Option<Chunk> {
-        let input = &self.input;
+        let input = self.input.unread();
         let (header_bytes, payload) = match self.opened.style {
             Style::Extended => (EXTENDED_REPLY_BYTES, number::<8>(input, 24)?),
             Style::Simple | Style::Structured => (STRUCTURED_REPLY_BYTES, number::<4>(input, 16)?),
@@ -165,10 +168,12 @@ impl Client {
         let Some(pending) = self.pending.get_mut(&chunk.cookie) else {
             return (0, Step::broken("a chunk of no request's reply"));
         };
-        if self.opened.style == Style::Extended && number::<8>(&self.input, 16) != Some(pending.range.start) {
+        if self.opened.style == Style::Extended && number::<8>(self.input.unread(), 16) != Some(pending.range.start) {
             return (0, Step::broken("a chunk with another request's offset"));
         }
-        let Some(payload) = self.input.get(chunk.header_bytes..message_bytes) else { return (0, Step::Starved) };
+        let Some(payload) = self.input.unread().get(chunk.header_bytes..message_bytes) else {
+            return (0, Step::Starved);
+        };
         let done = chunk.flags & reply_flags::DONE != 0;
         let understood = match (chunk.kind, pending.command) {
             (reply_type::NONE, _) => (done && payload.is_empty()).then_some(()),

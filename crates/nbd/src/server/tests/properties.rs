@@ -183,3 +183,24 @@ proptest! {
         fuzzing::client(&[&[mode, cut], &said[..]].concat());
     }
 }
+
+#[test]
+fn the_seeds_of_the_fuzzers_make_sense_and_their_spoilt_copies_break_nothing() {
+    for seed in fuzzing::server_seeds() {
+        fuzzing::server(&seed);
+        let (_, journal) = conversation(&seed[2..], &[usize::MAX]);
+        assert_eq!(journal.last().map(String::as_str), Some("Close(Disconnected)"), "{journal:?}");
+        for at in 0..seed.len() {
+            let mut spoilt = seed.clone();
+            spoilt[at] ^= 0x81;
+            fuzzing::server(&spoilt);
+        }
+    }
+    for seed in fuzzing::client_seeds() {
+        for at in 0..seed.len() {
+            let mut spoilt = seed.clone();
+            spoilt[at] ^= 0x81;
+            fuzzing::client(&spoilt);
+        }
+    }
+}
