@@ -22,6 +22,20 @@ pub struct DiskCounters {
     pub errors: u64,
 }
 
+impl DiskCounters {
+    /// Adds another shard's counters of the same disk.
+    pub fn add(&mut self, other: &Self) {
+        let Self { reads, read_bytes, writes, write_bytes, flushes, discards, errors } = other;
+        self.reads += reads;
+        self.read_bytes += read_bytes;
+        self.writes += writes;
+        self.write_bytes += write_bytes;
+        self.flushes += flushes;
+        self.discards += discards;
+        self.errors += errors;
+    }
+}
+
 /// One disk.
 #[derive(Debug)]
 pub(crate) struct Disk {

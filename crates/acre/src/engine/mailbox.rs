@@ -4,10 +4,15 @@ use reactor::Waker;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 /// The sending end of a data thread's mailbox.
-#[derive(Clone)]
 pub(crate) struct Mailbox<T> {
     sender: Sender<T>,
     waker: Waker,
+}
+
+impl<T> Clone for Mailbox<T> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), waker: self.waker.clone() }
+    }
 }
 
 impl<T> Mailbox<T> {
