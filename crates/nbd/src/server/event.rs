@@ -34,7 +34,8 @@ pub enum Event {
     UpgradeTls,
     /// Serve a request, and answer it once.
     Request(Request),
-    /// Close the socket. The last event there is; requests not yet answered may still be, to no effect.
+    /// Close the socket, sending first what can be sent at once. The last event there is; requests not yet answered may
+    /// still be, to no effect.
     Close(CloseReason),
 }
 

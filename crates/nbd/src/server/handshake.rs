@@ -321,8 +321,10 @@ impl Connection {
             say(info::DESCRIPTION, [export.description.as_bytes(), &[], &[]]);
         }
         if query.asks(info::BLOCK_SIZE) {
-            let payload = self.config.limits.payload_bytes.max(export.preferred_block_bytes);
-            let sizes = [export.minimum_block_bytes, export.preferred_block_bytes, payload].map(u32::to_be_bytes);
+            let (minimum, payload) = (export.minimum_block_bytes, self.config.limits.payload_bytes);
+            let fits = export.preferred_block_bytes <= payload;
+            let preferred = if fits { export.preferred_block_bytes } else { minimum.max(512) };
+            let sizes = [minimum, preferred, payload].map(u32::to_be_bytes);
             self.option_reply(
                 code,
                 option_reply::INFO,

@@ -302,6 +302,9 @@ impl Connection {
     /// `bytes_sent` bytes of `batch` were sent; what was not is offered again.
     pub fn output_sent(&mut self, batch: OutputBatch, bytes_sent: usize, pool: &mut BufferPool) {
         self.output.sent(batch, bytes_sent, pool);
+        if matches!(self.phase, Phase::Closed) {
+            self.output.discard(pool);
+        }
     }
 
     /// Moves up to `bytes_max` bytes of output to the end of `out`, as sent. Gives how many.

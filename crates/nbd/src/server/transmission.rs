@@ -154,7 +154,8 @@ impl Connection {
         let Header { flags, command: code, offset, length, .. } = header;
         let fua = flags & command_flags::FUA != 0;
         let memory_bytes = match code {
-            command::READ | command::WRITE => (length as usize).max(REQUEST_MEMORY_BYTES),
+            // As the pool rounds it; the length is at most a payload's here.
+            command::READ | command::WRITE => (length as usize).max(REQUEST_MEMORY_BYTES).next_power_of_two(),
             _ => 0,
         };
         if !self.has_room(memory_bytes) {

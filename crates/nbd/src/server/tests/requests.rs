@@ -413,6 +413,22 @@ fn a_client_that_goes_away_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_send_that_ends_after_its_client_left_gives_its_buffers_back() {
+    let (mut client, mut server) = opened_in(Style::Structured);
+    client.write(0, &[1; 8192], 0);
+    outcomes(&mut client, &mut server);
+    client.read(0, 8192, 0);
+    server.hear(&client.take_output());
+    let batch = server.connection.take_output(16).unwrap();
+    server.connection.peer_closed(&mut server.pool);
+    server.take_events();
+    let before = server.pool.held_bytes();
+    server.connection.output_sent(batch, 100, &mut server.pool);
+    assert_eq!(server.pool.held_bytes(), before + 8192);
+    assert!(server.connection.is_drained());
+}
+
+#[test]
 fn a_shutdown_answers_what_is_in_flight_and_refuses_what_comes() {
     let (mut client, mut server) = opened_in(Style::Structured);
     server.hold_requests = true;
