@@ -4,7 +4,7 @@
 //! place never change and the place is never freed from here. The *entry* of the live end may still drop or hide a frozen
 //! layer, because a snapshot has its own version of the page.
 //!
-//! Every change ends in [`settle`]: a layer of which nothing shows is dropped, and a zero layer keeps only the blocks it
+//! Every change ends by settling: a layer of which nothing shows is dropped, and a zero layer keeps only the blocks it
 //! hides. `born` and `written` are what later diffs go by, together with one more rule: a block that no layer holds has no
 //! `written`, so a diff takes it as changed when the older view had data there.
 
