@@ -47,8 +47,6 @@ pub struct DiskCounters {
     pub flushes: u64,
     /// Discards.
     pub discards: u64,
-    /// Bytes discarded.
-    pub discard_bytes: u64,
     /// Operations that failed.
     pub errors: u64,
 }

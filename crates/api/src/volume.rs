@@ -90,24 +90,32 @@ pub struct Session {
     pub read_only: bool,
 }
 
-/// What a volume's hosts have done since the server started.
+/// What a volume's hosts have done since it was attached last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct VolumeCounters {
     /// Reads.
     pub reads: u64,
     /// Bytes read.
     pub read_bytes: u64,
+    /// Bytes of them that were zeroes and asked no disk.
+    pub hole_bytes: u64,
     /// Writes.
     pub writes: u64,
     /// Bytes written.
     pub write_bytes: u64,
+    /// Bytes of them that were zeroes and took no space.
+    pub zero_write_bytes: u64,
     /// Trims and writes of zeroes.
     pub trims: u64,
-    /// Bytes trimmed.
-    pub trim_bytes: u64,
     /// Flushes.
     pub flushes: u64,
-    /// Requests that failed.
+    /// Faults because a page of the map was not loaded.
+    pub faults_page: u64,
+    /// Faults because no granted region was left.
+    pub faults_grant: u64,
+    /// Writes that failed for want of space.
+    pub out_of_space: u64,
+    /// Requests that failed otherwise.
     pub errors: u64,
 }
 
@@ -136,7 +144,7 @@ pub struct Volume {
     pub read_only: bool,
     /// Who has it attached.
     pub sessions: Vec<Session>,
-    /// What its hosts have done since the server started.
+    /// What its hosts have done since it was attached last.
     pub counters: VolumeCounters,
     /// What is wrong with it now.
     pub alerts: Vec<Alert>,
