@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, reason = "long tests say how far they are")]
 
 pub mod campaign;
+pub mod certificates;
 pub mod client;
 pub mod filesystem;
 pub mod http;

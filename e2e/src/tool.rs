@@ -103,6 +103,11 @@ pub fn signal(process: u32, name: &str) -> Result<()> {
     run("kill", &[&format!("-{name}"), &process.to_string()]).map(drop)
 }
 
+/// A TCP port of loopback that nobody listens on now.
+pub fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
 /// Whether all these programs are there. With `CI=true` a missing one is a failure, otherwise it is named and the test
 /// returns early.
 ///

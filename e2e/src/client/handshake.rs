@@ -123,6 +123,17 @@ impl Handshake {
         Ok(())
     }
 
+    /// Ends the handshake the old way: by the export's name alone.
+    pub fn export_name(mut self, export: &str) -> Result<Session> {
+        self.send(option::EXPORT_NAME, export.as_bytes())?;
+        let mut described = [0; 10];
+        self.stream.read_exact(&mut described).context("no size after EXPORT_NAME")?;
+        let mut size = [0; 8];
+        size.copy_from_slice(&described[..8]);
+        let flags = u16::from_be_bytes([described[8], described[9]]);
+        Ok(Session::new(self.stream, self.framing, u64::from_be_bytes(size), flags))
+    }
+
     /// Ends the handshake: GO for an export.
     pub fn go(mut self, export: &str) -> Result<Session> {
         let mut data = name_bytes(export);
