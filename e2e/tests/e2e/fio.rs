@@ -89,5 +89,5 @@ fn fio_verifies_blocks_that_are_trimmed_before_they_are_written() -> Result<()> 
     let server = serve("1G", "trimmed", "1G")?;
     let uri = server.uri("trimmed");
     fio(&uri, &["--rw=write", "--bs=64k", "--size=32M", "--verify=crc32c", "--do_verify=1"])?;
-    fio(&uri, &["--rw=trimwrite", "--bs=20k", "--size=32M", "--iodepth=8", "--verify=crc32c", "--do_verify=1"])
+    fio(&uri, &["--rw=trimwrite", "--bs=20k", "--size=32M", "--iodepth=1", "--verify=crc32c", "--do_verify=1"])
 }

@@ -240,7 +240,7 @@ fn the_api_over_tcp_wants_the_token() -> Result<()> {
     let endpoint = Endpoint::Tcp(format!("127.0.0.1:{port}"));
     let address = format!("127.0.0.1:{port}");
     let mut command = std::process::Command::new(acre_path());
-    command.args(["--api", &address, "volume", "list"]).env_remove("ACRE_TOKEN").current_dir("/");
+    command.args(["--api", &address, "volume", "list"]).env_remove("ACRE_API_TOKEN").current_dir("/");
     finish(&mut command)?.expect_failure()?;
     let token = std::fs::read_to_string(server.data().join("api-token"))?;
     let paths: Vec<String> = openapi_paths(&server)?;
@@ -272,7 +272,7 @@ fn openapi_paths(server: &Server) -> Result<Vec<String>> {
         if answer.status == 200 {
             let document: serde_json::Value = serde_json::from_str(&answer.body)?;
             let paths = document["paths"].as_object().context("no paths in the OpenAPI document")?;
-            return Ok(paths.keys().filter(|path| !path.contains("openapi")).cloned().collect());
+            return Ok(paths.keys().filter(|path| !path.contains("openapi") && *path != "/healthz").cloned().collect());
         }
     }
     anyhow::bail!("no OpenAPI document is served")
