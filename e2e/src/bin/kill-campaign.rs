@@ -10,7 +10,7 @@ use e2e::campaign::{Plan, run};
 
 fn main() -> Result<()> {
     let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-    let mut plan = Plan { cycles: 200, seed: clock, load_max: Duration::from_millis(800) };
+    let mut plan = Plan { cycles: 200, seed: clock, load_max: Duration::from_millis(800), serve: Vec::new() };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || -> Result<u64> {
@@ -18,10 +18,16 @@ fn main() -> Result<()> {
             text.parse().with_context(|| format!("{text:?} is no number"))
         };
         match argument.as_str() {
+            "--" => {
+                plan.serve = arguments.collect();
+                break;
+            }
             "--cycles" => plan.cycles = u32::try_from(number()?)?,
             "--seed" => plan.seed = number()?,
             "--load-ms" => plan.load_max = Duration::from_millis(number()?),
-            other => bail!("{other:?}? The arguments are --cycles N, --seed S and --load-ms N"),
+            other => {
+                bail!("{other:?}? The arguments are --cycles N, --seed S, --load-ms N and, last, -- SERVE-ARGUMENTS")
+            }
         }
     }
     println!("{plan:?}");

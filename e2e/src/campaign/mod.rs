@@ -30,7 +30,7 @@ const CONNECTIONS: usize = 3;
 const VERIFY_BYTES: usize = 256 << 10;
 
 /// What to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// How many times the server is killed.
     pub cycles: u32,
@@ -38,6 +38,8 @@ pub struct Plan {
     pub seed: u64,
     /// The longest load between two kills.
     pub load_max: Duration,
+    /// Further arguments of `acre serve`.
+    pub serve: Vec<String>,
 }
 
 /// What was done; printed at the end.
@@ -73,8 +75,9 @@ struct Campaign {
 
 /// Runs a campaign; an error names the cycle, what is wrong, and the folder that is kept for a look.
 pub fn run(plan: &Plan) -> Result<Outcome> {
+    let options = Options { extra: plan.serve.clone(), ..Options::disk(DISK_SIZE) };
     let mut campaign = Campaign {
-        server: Server::start(Options::disk(DISK_SIZE))?,
+        server: Server::start(options)?,
         random: Random::new(plan.seed),
         tenancies: Vec::new(),
         sequence: Arc::new(AtomicU64::new(1)),

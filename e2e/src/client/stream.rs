@@ -49,6 +49,14 @@ impl Stream {
         })
     }
 
+    /// Sets how long a write may wait.
+    pub fn set_write_patience(&self, patience: Duration) -> Result<()> {
+        match self {
+            Stream::Unix(stream) => stream.set_write_timeout(Some(patience)),
+            Stream::Tcp(stream) => stream.set_write_timeout(Some(patience)),
+        }
+    }
+
     /// Sets how long a read may wait.
     pub fn set_patience(&self, patience: Duration) -> Result<()> {
         match self {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::client::{Handshake, Session, answer, option, option_bytes};
+use e2e::client::{Command, Handshake, Session, answer, command, option, option_bytes};
 use e2e::random::Random;
 use e2e::server::Server;
 use e2e::tool::eventually;
@@ -151,6 +151,58 @@ fn counts_that_lie_are_refused() -> Result<()> {
     ensure!(handshake.outcome(option::GO, &data)? & answer::ERROR != 0);
     handshake.go("victim")?;
     victim.is_well(&server)
+}
+
+/// Fault 47: whoever asks and never listens, or promises and never sends, is held back and holds nobody else.
+#[test]
+fn clients_that_never_read_or_never_finish_hold_only_themselves() -> Result<()> {
+    if standin() {
+        return Ok(());
+    }
+    let server = serve("1G", "victim", "1G")?;
+    let mut victim = Victim::new(&server)?;
+    for index in 0..64 {
+        ensure!(victim.session.write(index * MIB, &noise(index, 1 << 20), 0)? == 0);
+    }
+    victim.is_well(&server)?;
+    let before = resident(&server)?;
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        // Four gigabytes asked for, nothing ever read.
+        let mut session = server.session("victim")?;
+        session.stream().set_write_patience(Duration::from_millis(200))?;
+        for index in 0..4096_u64 {
+            let request = Command { kind: command::READ, offset: index % 64 * MIB, length: MIB, ..Command::default() };
+            if session.submit(&request).is_err() {
+                break;
+            }
+        }
+        open.push(session);
+    }
+    for _ in 0..16 {
+        // A write of a mebibyte of which half a kibibyte comes.
+        let mut session = server.session("victim")?;
+        let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
+        bytes.extend([0, 0, 0, 1]);
+        bytes.extend(1_u64.to_be_bytes());
+        bytes.extend((900 * MIB).to_be_bytes());
+        bytes.extend((1_u32 << 20).to_be_bytes());
+        bytes.extend([7; 512]);
+        session.stream().write_all(&bytes)?;
+        open.push(session);
+    }
+    victim.is_well(&server)?;
+    let after = resident(&server)?;
+    let allowed = open.len() as u64 * 40 * MIB;
+    ensure!(after < before + allowed, "memory grew from {before} to {after} bytes");
+    drop(open);
+    eventually("the broken connections are gone", Duration::from_secs(10), || {
+        Ok(server.acre(&["status"])?["connections"].as_u64() == Some(1))
+    })?;
+    // What came only in part was never written.
+    ensure!(victim.session.read(900 * MIB, 4096)?.iter().all(|byte| *byte == 0));
+    victim.is_well(&server)?;
+    server.audit()
 }
 
 /// Fault 48: a handshake that goes nowhere is ended, and thousands of connections keep no one else out for long.

@@ -46,6 +46,30 @@ fn a_first_write_takes_one_region_and_a_rewrite_takes_none() -> Result<()> {
     server.stop()
 }
 
+/// What a flush costs: in the steady state one flush of the device for each, and none where nothing was written.
+#[test]
+fn a_flush_in_the_steady_state_is_one_device_flush() -> Result<()> {
+    if standin() {
+        return Ok(());
+    }
+    let mut server = serve("1G", "steady", "1G")?;
+    let mut session = server.session("steady")?;
+    write(&mut session, 0, &noise(1, 1 << 20))?;
+    let before = server.disks_have("flushes")?;
+    for index in 0..20 {
+        write(&mut session, index * 4096, &noise(index, 4096))?;
+    }
+    let steady = server.disks_have("flushes")? - before;
+    ensure!(steady == 20, "20 flushes of rewrites took {steady} device flushes");
+    let before = server.disks_have("flushes")?;
+    for _ in 0..20 {
+        ensure!(session.flush()? == 0);
+    }
+    let idle = server.disks_have("flushes")? - before;
+    ensure!(idle == 0, "20 flushes of nothing took {idle} device flushes");
+    server.stop()
+}
+
 /// A4, A9: a stream gets long runs, scattered writes one region each; the map tells both.
 #[test]
 fn a_stream_lies_in_long_runs_and_scattered_writes_take_one_region_each() -> Result<()> {
