@@ -48,31 +48,42 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
 }
 
 /// Builds programs and tests together, so that one resolution of features serves every step.
+///
+/// The simulator is built apart: it turns on the switches for planted bugs, which the server under test must not have.
 fn build() -> Result<bool> {
-    passes(&mut cargo(&["build", "--workspace", "--lib", "--bins", "--tests"]))
+    let server = passes(&mut cargo(&["build", "--workspace", "--exclude", "sim", "--lib", "--bins", "--tests"]))?;
+    Ok(server && passes(&mut cargo(&["build", "--package", "sim", "--lib", "--bins", "--tests"]))?)
 }
 
 fn perform(step: &str) -> Result<Tally> {
     let programs = tree::programs("debug")?;
     match step {
         "format" => Ok(Tally::one(passes(&mut cargo(&["fmt", "--all", "--check"]))?)),
-        "unit" => counted(&mut cargo(&[
-            "test",
-            "--workspace",
-            "--exclude",
-            "e2e",
-            "--lib",
-            "--bins",
-            "--tests",
-            "--no-fail-fast",
-        ])),
+        "unit" => {
+            let tests = ["--lib", "--bins", "--tests", "--no-fail-fast"];
+            let mut tally =
+                counted(cargo(&["test", "--workspace", "--exclude", "sim", "--exclude", "e2e"]).args(tests))?;
+            tally.add(counted(cargo(&["test", "--package", "sim"]).args(tests))?);
+            tally.add(counted(&mut cargo(&["test", "--package", "e2e", "--lib"]))?);
+            Ok(tally)
+        }
         "sim" => {
             let seeds = std::env::var("ACRE_SIM_SEEDS").unwrap_or_else(|_| SIM_SEEDS.to_string());
-            Ok(Tally::one(passes(Command::new(programs.join("sim")).args(["--seeds", &seeds]))?))
+            let mut tally = Tally::one(passes(Command::new(programs.join("sim")).args(["--seeds", &seeds]))?);
+            // Every planted bug must be found within the seeds that any change has to pass.
+            tally.add(Tally::one(passes(Command::new(programs.join("sim")).args([
+                "--planted",
+                "all",
+                "--seeds",
+                &seeds,
+            ]))?));
+            Ok(tally)
         }
         "fuzz" => Ok(Tally::one(fuzz::smoke(FUZZ_SECONDS)?)),
         _ => counted(
-            cargo(&["test", "--workspace", "--test", "e2e", "--no-fail-fast"]).env("ACRE_BIN", programs.join("acre")),
+            cargo(&["test", "--workspace", "--exclude", "sim", "--test", "e2e", "--no-fail-fast"])
+                .env("ACRE_BIN", programs.join("acre"))
+                .env("RUST_LIB_BACKTRACE", "0"),
         ),
     }
 }
