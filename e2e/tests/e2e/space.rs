@@ -70,6 +70,31 @@ fn a_flush_in_the_steady_state_is_one_device_flush() -> Result<()> {
     server.stop()
 }
 
+/// With new mappings it is one flush of the device and one commit of the map, whatever their number.
+#[test]
+fn a_flush_of_new_mappings_is_one_device_flush_and_one_commit() -> Result<()> {
+    if standin() {
+        return Ok(());
+    }
+    let mut server = serve("1G", "growing", "1T")?;
+    let commits = |server: &Server| -> Result<f64> {
+        let samples = e2e::http::samples(&e2e::http::get(&server.api(), "/metrics", &[])?.body);
+        samples.get("acre_map_commits_total").copied().context("no acre_map_commits_total")
+    };
+    let mut session = server.session("growing")?;
+    // The first write brings the logical disk into being; that costs more, once.
+    write(&mut session, 0, &noise(1, 4096))?;
+    let (flushes, before) = (server.disks_have("flushes")?, commits(&server)?);
+    for index in 1..50 {
+        ensure!(session.write(index * GIB, &noise(index, 4096), 0)? == 0);
+    }
+    ensure!(session.flush()? == 0);
+    let (flushes, committed) = (server.disks_have("flushes")? - flushes, commits(&server)? - before);
+    ensure!(flushes <= 2, "49 new regions took {flushes} device flushes");
+    ensure!((1.0..=3.0).contains(&committed), "49 new regions took {committed} commits");
+    server.stop()
+}
+
 /// A4, A9: a stream gets long runs, scattered writes one region each; the map tells both.
 #[test]
 fn a_stream_lies_in_long_runs_and_scattered_writes_take_one_region_each() -> Result<()> {
