@@ -1,0 +1,159 @@
+//! The failure catalogue as named runs: each shapes the plan of a seed towards one fault.
+
+use crate::disk::DiskFaults;
+use crate::plan::{CrashPlan, Mix, OperatorAction, Plan};
+use crate::random::Random;
+
+macro_rules! scenarios {
+    ($($(#[doc = $doc:literal])* $variant:ident = $name:literal,)*) => {
+        /// A named kind of run.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Scenario { $($(#[doc = $doc])* $variant,)* }
+
+        impl Scenario {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// What the command line calls it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+scenarios! {
+    /// Whatever the seed says.
+    Any = "any",
+    /// The pool fills up during writes (fault 1).
+    PoolFull = "pool-full",
+    /// The metadata store is full, or its disk is, in a commit (faults 2 and 44).
+    MetadataFull = "metadata-full",
+    /// Everything dies between an allocation and the commit of the table (fault 3).
+    DiesBeforeCommit = "dies-before-commit",
+    /// Trims race writes to the same blocks (fault 6).
+    TrimRacesWrite = "trim-races-write",
+    /// Freed regions go to other volumes (fault 7).
+    RegionsChangeHands = "regions-change-hands",
+    /// Space is accounted for after any crash (fault 8).
+    AccountsAfterCrash = "accounts-after-crash",
+    /// A volume is resized with I/O in flight (fault 22).
+    Resize = "resize",
+    /// The process is killed at any time (fault 37).
+    Killed = "killed",
+    /// The power fails in the middle of commits (fault 38).
+    PowerCut = "power-cut",
+    /// FUA without flush, then a crash (fault 39).
+    ForceUnitAccess = "fua",
+    /// A flush on one connection covers another's writes (fault 40).
+    FlushOnAnother = "flush-on-another",
+    /// Overlapping writes are in flight (fault 41).
+    OverlappingWrites = "overlapping-writes",
+    /// Clients drop with requests in flight (fault 42).
+    ClientsDrop = "clients-drop",
+    /// Flushes fail; that disk is failed at once (fault 28, of one disk).
+    FlushFails = "flush-fails",
+    /// Disks answer with errors.
+    DiskErrors = "disk-errors",
+    /// The clock jumps (fault 45).
+    ClockJumps = "clock-jumps",
+    /// Peers send garbage (faults 46 to 48).
+    Garbage = "garbage",
+    /// Volumes come and go.
+    VolumesComeAndGo = "volumes-come-and-go",
+}
+
+impl Scenario {
+    /// The scenario of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|scenario| scenario.name() == name)
+    }
+
+    /// What a seed is about when nobody says: every other one whatever comes, the others one scenario after the other.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Self {
+        if seed.is_multiple_of(2) { Self::Any } else { Self::ALL[(seed / 2) as usize % Self::ALL.len()] }
+    }
+
+    /// Makes `plan` one of this kind.
+    pub fn shape(self, plan: &mut Plan, random: &mut Random) {
+        let writes =
+            Mix { read: 10, write: 60, zero: 2, trim: 6, flush: 4, status: 1, cache: 1, fua: 50, zero_blocks: 50 };
+        let crashes = |random: &mut Random, power_cut: bool| {
+            let crash = |random: &mut Random| CrashPlan { after_effects: random.between(1, 2_000), power_cut };
+            (0..4).map(|_| crash(random)).collect()
+        };
+        match self {
+            Self::Any => {}
+            Self::PoolFull => tighten(plan, writes),
+            Self::MetadataFull => {
+                plan.store_full = true;
+                plan.mix = writes;
+            }
+            Self::DiesBeforeCommit => {
+                plan.store_nanos = 5_000_000;
+                plan.mix = Mix { flush: 20, fua: 300, ..writes };
+                plan.crashes = crashes(random, true);
+            }
+            Self::TrimRacesWrite => {
+                plan.mix = Mix { trim: 40, zero: 10, write: 50, ..writes };
+                plan.depth = 16;
+                one_small_window(plan);
+            }
+            Self::RegionsChangeHands => {
+                tighten(plan, Mix { trim: 25, ..writes });
+                plan.operations *= 2;
+            }
+            Self::AccountsAfterCrash => plan.crashes = crashes(random, random.clone().permille(500)),
+            Self::Resize => plan.operator = vec![OperatorAction::Resize; 6],
+            Self::Killed => plan.crashes = crashes(random, false),
+            Self::PowerCut => plan.crashes = crashes(random, true),
+            Self::ForceUnitAccess => {
+                plan.mix = Mix { flush: 0, fua: 500, ..writes };
+                plan.crashes = crashes(random, true);
+            }
+            Self::FlushOnAnother => {
+                plan.volumes.iter_mut().for_each(|volume| volume.hosts = 3);
+                plan.mix = Mix { flush: 15, fua: 0, ..writes };
+                plan.crashes = crashes(random, true);
+            }
+            Self::OverlappingWrites => {
+                plan.depth = 16;
+                one_small_window(plan);
+                plan.mix = Mix { read: 30, ..writes };
+            }
+            Self::ClientsDrop => {
+                plan.drops = 40;
+                plan.depth = 16;
+            }
+            Self::FlushFails => {
+                plan.disk_faults = DiskFaults { flush_error: 40, ..DiskFaults::default() };
+                plan.crashes = crashes(random, true);
+            }
+            Self::DiskErrors => {
+                plan.disk_faults = DiskFaults { read_error: 20, write_error: 20, out_of_space: 10, flush_error: 0 };
+            }
+            Self::ClockJumps => plan.clock_jumps = 10,
+            Self::Garbage => plan.garbage = 60,
+            Self::VolumesComeAndGo => plan.operator = vec![OperatorAction::Recreate; 4],
+        }
+    }
+}
+
+/// A pool of about half of what the volumes may want.
+fn tighten(plan: &mut Plan, mix: Mix) {
+    plan.mix = mix;
+    plan.ample = false;
+    let megabytes: u64 = plan.volumes.iter().flat_map(|volume| &volume.windows).map(|(_, count)| count / 2048).sum();
+    let each = (megabytes / 2 / plan.disks.len() as u64).max(1) + 2;
+    plan.disks.iter_mut().for_each(|disk| disk.size_bytes = each << 20);
+}
+
+fn one_small_window(plan: &mut Plan) {
+    for volume in &mut plan.volumes {
+        volume.windows.truncate(1);
+        volume.windows[0].1 = volume.windows[0].1.min(96);
+    }
+}
