@@ -98,13 +98,14 @@ impl Input {
         (self.start, self.end) = (0, unread);
     }
 
-    /// Hands the stream buffer out to receive into.
-    pub(super) fn lend(&mut self, pool: &mut BufferPool) -> ReceiveTarget {
+    /// Hands the stream buffer out to receive at most `bytes_max` bytes into.
+    pub(super) fn lend(&mut self, bytes_max: usize, pool: &mut BufferPool) -> ReceiveTarget {
         assert!(!self.lent, "one receive at a time");
         self.make_room(pool);
         let buffer = self.stream.take().expect("the stream buffer was just made");
         self.lent = true;
-        ReceiveTarget { start: self.end, end: buffer.len(), buffer, destination: Destination::Stream }
+        let end = buffer.len().min(self.end.saturating_add(bytes_max));
+        ReceiveTarget { start: self.end, end, buffer, destination: Destination::Stream }
     }
 
     /// Takes it back with `bytes` more in it. `stream_bytes_max` bounds its growth.
@@ -112,12 +113,12 @@ impl Input {
         assert!(bytes <= target.end - target.start, "no more is received than there was room for");
         self.lent = false;
         self.end = target.start + bytes;
-        let held = target.buffer.len();
+        let narrowed = target.end < target.buffer.len();
         self.stream = Some(target.buffer);
-        if self.size_bytes < TRANSMISSION_BYTES_MIN {
+        if narrowed || self.size_bytes < TRANSMISSION_BYTES_MIN {
             return;
         }
-        if self.end == held {
+        if self.end == target.end {
             self.size_bytes = (self.size_bytes * 2).min(stream_bytes_max.max(TRANSMISSION_BYTES_MIN));
             self.small_receives = 0;
         } else if bytes >= self.size_bytes / 4 {

@@ -48,6 +48,8 @@ pub struct Connection {
     export: ExportInfo,
     input: Input,
     incoming: Incoming,
+    /// The last request was a large write, and the next may well be one too.
+    large_writes: bool,
     /// The next request has to wait until replies are given or sent.
     held_back: bool,
     slots: Slots,
@@ -120,6 +122,7 @@ impl Connection {
             export: ExportInfo::new("", 0),
             input: Input::new(),
             incoming: Incoming::Header,
+            large_writes: false,
             held_back: false,
             slots: Slots::default(),
             output: Output::default(),
@@ -197,10 +200,10 @@ impl Connection {
             return None;
         }
         match self.phase {
-            Phase::ClientFlags | Phase::Options => Some(self.input.lend(pool)),
+            Phase::ClientFlags | Phase::Options => Some(self.input.lend(usize::MAX, pool)),
             Phase::Transmission => Some(match self.payload_target() {
                 Some(target) => target,
-                None => self.input.lend(pool),
+                None => self.input.lend(self.stream_window_bytes(), pool),
             }),
             _ => None,
         }

@@ -13,6 +13,12 @@ use model::{BufferPool, IoBuffer};
 /// With this much of a payload still to come, it is received where it belongs; with less, it comes through the stream
 /// buffer, together with the requests that follow it.
 const DIRECT_BYTES_MIN: usize = 32 << 10;
+/// A write of this much is large: not to copy its payload is worth a receive of its own. (Measured over a Unix socket: a
+/// fifth to a quarter less processor time at 128 and 256 KiB, no difference at 64 KiB.)
+const LARGE_WRITE_BYTES: u64 = 128 << 10;
+/// What is received through the stream buffer where a large write is expected: its header, and little that has to be
+/// copied.
+const LARGE_WRITE_HEAD_BYTES: usize = 4096;
 /// What a request is counted as at least, in bytes: the smallest buffer there is.
 const REQUEST_MEMORY_BYTES: usize = 4096;
 
@@ -170,6 +176,7 @@ impl Connection {
             self.encode_ok(&Slot::unseen(&header));
             return Step::Again;
         }
+        self.large_writes = code == command::WRITE && length >= LARGE_WRITE_BYTES;
         let slot = Slot { memory_bytes, ..Slot::unseen(&header) };
         let id = self.slots.insert(slot);
         let kind = match code {
@@ -231,6 +238,12 @@ impl Connection {
         let one = header.flags & command_flags::REQ_ONE != 0;
         let kind = RequestKind::BlockStatus { offset: header.offset, length: header.length, one, contexts };
         Step::Event(Event::Request(Request { id, kind }))
+    }
+
+    /// How much is to be received through the stream buffer at once.
+    pub(super) fn stream_window_bytes(&self) -> usize {
+        let between_requests = matches!(self.incoming, Incoming::Header);
+        if self.large_writes && between_requests { LARGE_WRITE_HEAD_BYTES } else { usize::MAX }
     }
 
     /// Where the rest of a large payload is to be received, if one is on its way.

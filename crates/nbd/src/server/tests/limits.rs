@@ -204,6 +204,22 @@ fn the_rest_of_a_large_payload_is_received_where_it_belongs() {
 }
 
 #[test]
+fn where_a_large_write_is_expected_no_more_than_its_head_is_copied() {
+    let (mut client, mut server) = opened_in(Style::Structured);
+    let mut space = |client: &mut Client| {
+        converse(client, &mut server);
+        let mut target = server.connection.wanted_receive(&mut server.pool).unwrap();
+        let space = target.space_mut().len();
+        server.connection.received(target, 0);
+        space
+    };
+    client.write(0, &[1; 128 << 10], 0);
+    assert_eq!(space(&mut client), 4096);
+    client.flush();
+    assert!(space(&mut client) >= 16 << 10);
+}
+
+#[test]
 fn short_sends_go_on_where_they_stopped() {
     let (mut client, mut server) = opened_in(Style::Extended);
     client.write(4096, &(0..16_384_u32).map(|index| index as u8).collect::<Vec<_>>(), 0);
