@@ -11,9 +11,6 @@ use model::{
 /// The format of the whole store: key schema and records together. See `docs/format.md`.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// The most units one grant record covers, so that its bitmap stays small.
-pub const GRANT_UNITS_MAX: u32 = 8192;
-
 /// A value of the store.
 pub trait Record: Sized {
     /// What it is, for errors.
@@ -430,34 +427,12 @@ impl Record for SessionRecord {
     }
 }
 
-/// A run of units given to a session (both in the key).
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A run of units given to a session (both in the key) that it has not mapped yet. What it maps or gives back leaves the
+/// run, which then is shorter, or two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GrantRecord {
-    /// How many units, 1 to [`GRANT_UNITS_MAX`].
+    /// How many units, at least 1.
     pub count: u32,
-    /// Bit i: unit i of the run is no more the grant's, for the session mapped it or gave it back. One word for each 64
-    /// units begun.
-    pub taken: Vec<u64>,
-}
-
-impl GrantRecord {
-    /// A grant of `count` units, none of them taken.
-    #[must_use]
-    pub fn untaken(count: u32) -> Self {
-        Self { count, taken: vec![0; count.div_ceil(64) as usize] }
-    }
-
-    /// How many units are taken.
-    #[must_use]
-    pub fn taken_count(&self) -> u32 {
-        self.taken.iter().map(|word| word.count_ones()).sum()
-    }
-
-    /// Whether unit `index` of the run is taken.
-    #[must_use]
-    pub fn is_taken(&self, index: u32) -> bool {
-        self.taken[(index / 64) as usize] >> (index % 64) & 1 == 1
-    }
 }
 
 impl Record for GrantRecord {
@@ -465,28 +440,11 @@ impl Record for GrantRecord {
 
     fn write(&self, writer: &mut Writer) {
         writer.number(self.count);
-        let used = self.taken.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1);
-        writer.number(used as u64);
-        self.taken[..used].iter().for_each(|word| writer.raw(&word.to_le_bytes()));
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, StoreError> {
-        let (count, used) = (reader.u32()?, reader.count(8)?);
-        if !(1..=GRANT_UNITS_MAX).contains(&count) {
-            return Err(reader.corrupt("it covers no units or too many"));
-        }
-        let mut record = Self::untaken(count);
-        if used > record.taken.len() {
-            return Err(reader.corrupt("more units are taken than were granted"));
-        }
-        for word in &mut record.taken[..used] {
-            let bytes = reader.raw(8)?.try_into().map_err(|_| StoreError::Corrupt(Self::WHAT.into()))?;
-            *word = u64::from_le_bytes(bytes);
-        }
-        if count % 64 != 0 && record.taken[record.taken.len() - 1] >> (count % 64) != 0 {
-            return Err(reader.corrupt("more units are taken than were granted"));
-        }
-        Ok(record)
+        let count = reader.u32()?;
+        if count == 0 { Err(reader.corrupt("it covers no units")) } else { Ok(Self { count }) }
     }
 }
 
@@ -601,7 +559,7 @@ mod tests {
         back(BranchRecord { volume: VolumeId(1), generation: Generation(1), frozen_through: Generation(0) });
         back(VolumeProgress { sequence: 9, mapped_units: 1 << 33, answered: vec![(Epoch(3), 4), (Epoch(3), 9)] });
         back(SessionRecord { volume: VolumeId(1), agent: 2, term: Term(3), read_only: false });
-        back(GrantRecord { count: 100, taken: vec![5, 1 << 35] });
+        back(GrantRecord { count: 100 });
         back(JobRecord::Delete { volume: VolumeId(4) });
         back(JobRecord::Shrink { volume: VolumeId(4), size_bytes: 1 << 20 });
         back(VolumeId(77));

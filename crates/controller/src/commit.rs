@@ -1,0 +1,152 @@
+//! Map commits of agents: checked against what the session was granted, and made one batch.
+
+use crate::engine::{After, Controller};
+use crate::planted::Bug;
+use crate::runs::RunSet;
+use crate::state::Volume;
+use model::{Epoch, PoolId, RegionIndex, UnitRun, VolumeId};
+use store::records::{ANSWERED_MAX, Record};
+use store::{Key, table};
+use wire::{AgentId, CommitError, ControllerMessage, MapCommit, PageDelta, RequestId};
+
+/// The most pages one commit may change.
+const PAGES_MAX: usize = 1 << 16;
+
+/// A commit that makes sense, and what it does to the pool.
+struct Checked {
+    /// Of the freed units: those that were mapped, not merely granted.
+    freed_mapped: u64,
+    taken: u64,
+}
+
+impl Controller {
+    pub(crate) fn map_commit(&mut self, agent: AgentId, request: RequestId, epoch: Epoch, commit: MapCommit) {
+        let result = self.try_commit(agent, request, epoch, commit);
+        if let Err(error) = result {
+            self.to_agent(agent, ControllerMessage::Committed { request, epoch, result: Err(error) });
+        }
+    }
+
+    fn try_commit(
+        &mut self,
+        agent: AgentId,
+        request: RequestId,
+        epoch: Epoch,
+        commit: MapCommit,
+    ) -> Result<(), CommitError> {
+        let (session, volume) = self.live_session(agent, epoch).ok_or(CommitError::Fenced)?;
+        let (volume_id, pool_id) = (session.volume, session.pool);
+        let repeated = volume.progress.answered.contains(&(epoch, request.0));
+        if repeated && !self.config.planted.has(Bug::RepeatNotRecognised) {
+            // Its batch may be on its way still; this answer goes out behind it.
+            self.after.push(After::MapCommitted { agent, request, epoch });
+            return Ok(());
+        }
+        if session.read_only {
+            return Err(CommitError::Refused);
+        }
+        let checked = self.check(epoch, volume, pool_id, &commit).ok_or(CommitError::Refused)?;
+        if self.metadata_is_low() && !commit.pages.is_empty() && commit.frees.is_empty() && !commit.takes.is_empty() {
+            return Err(CommitError::MetadataFull);
+        }
+        self.apply(volume_id, pool_id, &commit, &checked);
+        self.remember_answer(volume_id, epoch, request);
+        if self.config.planted.has(Bug::AnswerBeforeCommit) {
+            self.to_agent(agent, ControllerMessage::Committed { request, epoch, result: Ok(()) });
+        } else {
+            self.after.push(After::MapCommitted { agent, request, epoch });
+        }
+        Ok(())
+    }
+
+    /// Whether the commit agrees with the durable state: `None` if not.
+    fn check(&self, epoch: Epoch, volume: &Volume, pool_id: PoolId, commit: &MapCommit) -> Option<Checked> {
+        let pool = self.pools.get(&pool_id)?;
+        let takes = RunSet::from_disjoint(&commit.takes)?;
+        let frees = RunSet::from_disjoint(&commit.frees)?;
+        if !commit.takes.iter().all(|run| self.grants.covers(epoch, *run)) {
+            return None;
+        }
+        let mut freed_mapped = 0;
+        for run in &commit.frees {
+            let parts = self.grants.parts(*run);
+            let own = parts.iter().all(|(_, holder)| *holder == epoch);
+            if !own || !pool.allocator.is_allocated(*run) {
+                return None;
+            }
+            let granted: u32 = parts.iter().map(|(part, _)| part.count).sum();
+            let just_taken: u32 = takes.overlapping(*run).map(|part| part.count).sum();
+            freed_mapped += u64::from(run.count - granted + just_taken);
+        }
+        let pages_ascend = commit.pages.windows(2).all(|pair| pair[0].page < pair[1].page);
+        let pages_make_sense =
+            (commit.pages.iter()).all(|delta| self.check_page(volume, pool_id, delta, &takes, &frees));
+        let taken = commit.takes.iter().map(|run| u64::from(run.count)).sum();
+        let within_usage = volume.progress.mapped_units + taken >= freed_mapped;
+        (pages_ascend && commit.pages.len() <= PAGES_MAX && pages_make_sense && within_usage)
+            .then_some(Checked { freed_mapped, taken })
+    }
+
+    fn check_page(&self, volume: &Volume, pool_id: PoolId, delta: &PageDelta, takes: &RunSet, frees: &RunSet) -> bool {
+        let size = volume.record.region_size;
+        if !table::runs_are_sane(size, &delta.runs) || delta.page.0 >= volume.pages() {
+            return false;
+        }
+        let regions = size.regions_in(volume.record.size_bytes);
+        let within = |region: RegionIndex, count: u16| region.0 + u64::from(count) <= regions;
+        let allocator = &self.pools[&pool_id].allocator;
+        // What is mapped is allocated, stays so, and is in nobody's grant any more.
+        let owned = |run: UnitRun| {
+            let granted: u32 = self.grants.parts(run).iter().map(|(part, _)| part.count).sum();
+            let taken: u32 = takes.overlapping(run).map(|part| part.count).sum();
+            allocator.is_allocated(run) && !frees.overlaps(run) && granted == taken
+        };
+        delta
+            .runs
+            .iter()
+            .all(|run| within(delta.page.region(run.first), run.count) && table::units_of(run, size).all(owned))
+    }
+
+    fn apply(&mut self, volume_id: VolumeId, pool_id: PoolId, commit: &MapCommit, checked: &Checked) {
+        let volume = self.volumes.get_mut(&volume_id).expect("the caller found it");
+        volume.progress.sequence += 1;
+        let (branch, generation, sequence) = (volume.branch_id(), volume.branch.generation, volume.progress.sequence);
+        let size = volume.record.region_size;
+        for delta in commit.pages.iter().filter(|delta| !delta.runs.is_empty()) {
+            self.batch.put(Key::Table(branch, delta.page, generation, sequence), table::encode(size, &delta.runs));
+            self.folds.delta_added(branch, delta.page);
+        }
+        let mut ungranted = 0;
+        if self.config.planted.has(Bug::TakenForgotten) {
+            let pool = self.pools.get_mut(&pool_id).expect("a volume's pool exists");
+            pool.mapped_units += checked.taken;
+        } else {
+            for run in commit.takes.iter().chain(&commit.frees) {
+                ungranted += self.grants.remove(*run, &mut self.batch);
+            }
+            let pool = self.pools.get_mut(&pool_id).expect("a volume's pool exists");
+            pool.mapped_units = pool.mapped_units + checked.taken - checked.freed_mapped;
+            pool.granted_units -= ungranted;
+        }
+        if !self.config.planted.has(Bug::FreesForgotten) {
+            self.free_units(pool_id, commit.frees.clone());
+        }
+        let freed = if self.config.planted.has(Bug::UsageForgotten) { 0 } else { checked.freed_mapped };
+        let volume = self.volumes.get_mut(&volume_id).expect("the caller found it");
+        volume.progress.mapped_units = volume.progress.mapped_units + checked.taken - freed;
+        self.touched_volumes.insert(volume_id);
+        self.touched_pools.insert(pool_id);
+        self.start_folds();
+    }
+
+    fn remember_answer(&mut self, volume_id: VolumeId, epoch: Epoch, request: RequestId) {
+        let volume = self.volumes.get_mut(&volume_id).expect("the caller found it");
+        let answered = &mut volume.progress.answered;
+        answered.retain(|(answered, _)| *answered == epoch);
+        if answered.len() >= ANSWERED_MAX {
+            answered.remove(0);
+        }
+        answered.push((epoch, request.0));
+        self.batch.put(Key::VolumeProgress(volume_id), volume.progress.encode());
+    }
+}

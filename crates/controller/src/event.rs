@@ -1,0 +1,221 @@
+//! What a controller is told, and what it wants done.
+
+use crate::planted::Planted;
+use api::{Request, Response};
+use model::{ClusterId, DiskId, Time, VolumeId};
+use pool::{DiskLabel, Judgement};
+use store::{Batch, KeyRange, Space, StoreError};
+use wire::{AgentId, AgentMessage, ControllerMessage, NodeCommand, NodeId, NodeReport};
+
+/// The shell's name for one request of an operator, echoed in the reply.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ApiId(pub u64);
+
+/// One batch to be committed. Batches are committed in the order of their ids.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct BatchId(pub u64);
+
+/// One scan of the store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ScanId(pub u64);
+
+/// One disk on its way into a pool.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct DiskTicket(pub u64);
+
+/// What a controller is told once, when it is made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The cluster's id, should the store be empty and a cluster begin with it. Drawn at random by the shell.
+    pub new_cluster: ClusterId,
+    /// The shards of the node, all of which get every command.
+    pub nodes: Vec<NodeId>,
+    /// When the metadata store has less room than this, in bytes, only deletes get any.
+    pub metadata_reserve_bytes: u64,
+    /// The most units one grant holds.
+    pub grant_units_max: u32,
+    /// Bugs, for the simulator to find.
+    pub planted: Planted,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            new_cluster: ClusterId::default(),
+            nodes: vec![NodeId(0)],
+            metadata_reserve_bytes: 16 << 20,
+            grant_units_max: 1 << 16,
+            planted: Planted::default(),
+        }
+    }
+}
+
+/// What a controller is told.
+#[derive(Debug)]
+pub enum Event {
+    /// A message of an agent.
+    FromAgent(AgentId, AgentMessage),
+    /// A report of one shard of a node.
+    FromNode(NodeId, NodeReport),
+    /// An operator's request; answered by [`Effect::Reply`] or [`Effect::Inspect`].
+    Api(ApiId, Request),
+    /// A batch is durable, and so is every earlier one.
+    Committed(BatchId),
+    /// A batch is not, nor is any later one. The controller does nothing more; the shell replaces it (see
+    /// [`crate::Controller::salvage`]).
+    CommitFailed(BatchId, StoreError),
+    /// The result of [`Effect::Scan`].
+    Scanned {
+        /// The scan.
+        id: ScanId,
+        /// What it found.
+        result: Result<Scan, StoreError>,
+    },
+    /// An agent is dead or out of reach. Should it be heard again, it is a new one.
+    AgentGone(AgentId),
+    /// The time of [`Effect::SetTimer`] has come.
+    Timer,
+    /// How much room the metadata store has. Told at the start and every now and then.
+    Space(Space),
+    /// The result of [`Effect::InspectDisk`].
+    DiskInspected {
+        /// Which.
+        ticket: DiskTicket,
+        /// What the disk is, or why it could not be looked at, for people.
+        result: Result<DiskInspection, String>,
+    },
+    /// The result of [`Effect::WriteLabel`].
+    LabelWritten {
+        /// Which.
+        ticket: DiskTicket,
+        /// Durable, or why not, for people.
+        result: Result<(), String>,
+    },
+    /// The result of [`Effect::OpenDisk`].
+    DiskOpened {
+        /// The disk.
+        disk: DiskId,
+        /// Ready for I/O on every shard, or why not, for people.
+        result: Result<(), String>,
+    },
+    /// A disk failed at a node.
+    DiskFailed(DiskId),
+}
+
+/// What a scan found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scan {
+    /// Keys and values, ascending.
+    pub pairs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The limit ended it: more may follow.
+    pub more: bool,
+}
+
+/// What a disk is that an operator wants to add.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DiskInspection {
+    /// Where it is, in the form to be remembered.
+    pub path: String,
+    /// What its first and last bytes say.
+    pub judgement: Judgement,
+    /// Its size, in bytes.
+    pub size_bytes: u64,
+    /// Its sector size, in bytes: 512 or 4,096.
+    pub sector_bytes: u32,
+}
+
+/// What a controller wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a message to an agent.
+    ToAgent(AgentId, ControllerMessage),
+    /// Send a command to one shard of a node.
+    ToNode(NodeId, NodeCommand),
+    /// Make a batch durable; then [`Event::Committed`] or [`Event::CommitFailed`]. Several may share a transaction.
+    Commit {
+        /// Its id.
+        id: BatchId,
+        /// The changes.
+        batch: Batch,
+    },
+    /// Read up to `limit` pairs of `range` from a state of the store in which every batch reported
+    /// [`Event::Committed`] so far is there; then [`Event::Scanned`].
+    Scan {
+        /// Its id.
+        id: ScanId,
+        /// Where.
+        range: KeyRange,
+        /// How many pairs at most.
+        limit: usize,
+    },
+    /// Answer an operator.
+    Reply(ApiId, Result<Response, api::Error>),
+    /// Answer an operator by reading a snapshot of the store, off this thread: [`crate::inspect`] does it.
+    Inspect {
+        /// Whom to answer.
+        reply_to: ApiId,
+        /// What to find out.
+        inspection: Inspection,
+    },
+    /// Send [`Event::Timer`] at this time. Replaces the time of an earlier one.
+    SetTimer(Time),
+    /// Open (or, given a size, make) what is to be a disk and judge it by its labels; then [`Event::DiskInspected`].
+    InspectDisk {
+        /// Which.
+        ticket: DiskTicket,
+        /// Where it is.
+        path: String,
+        /// For a file that is not there: the size to make it, in bytes.
+        size_bytes: Option<u64>,
+    },
+    /// Write a disk's label and its copy, durably; then [`Event::LabelWritten`].
+    WriteLabel {
+        /// Which.
+        ticket: DiskTicket,
+        /// Where the disk is.
+        path: String,
+        /// What to write at each of [`pool::label_offsets`].
+        label: DiskLabel,
+    },
+    /// Open a disk on every shard, if its label is this one; then [`Event::DiskOpened`].
+    OpenDisk {
+        /// The disk.
+        disk: DiskId,
+        /// Where it is.
+        path: String,
+        /// What its label must say.
+        label: DiskLabel,
+    },
+    /// A disk belongs to no pool any more: wipe its labels and close it.
+    ReleaseDisk {
+        /// The disk.
+        disk: DiskId,
+        /// Where it is.
+        path: String,
+    },
+    /// An alert begins or ends: to be logged and counted.
+    Alert(AlertChange),
+}
+
+/// What can be found out from a snapshot of the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Inspection {
+    /// The audit.
+    Audit,
+    /// A volume's map.
+    VolumeMap {
+        /// The volume.
+        volume: VolumeId,
+        /// Which part.
+        query: api::VolumeMapQuery,
+    },
+}
+
+/// A change of what an operator should look at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AlertChange {
+    /// It begins.
+    Raised(api::Alert),
+    /// Its cause is gone.
+    Cleared(api::Alert),
+}

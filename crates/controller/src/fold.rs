@@ -1,0 +1,133 @@
+//! Folding: a page with many deltas becomes one value again, in the background.
+
+use crate::engine::{After, Controller};
+use crate::event::Scan;
+use crate::fetch::{ScanPurpose, ends_within, fold_pairs};
+use crate::planted::Bug;
+use model::{BranchId, PageIndex};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use store::{Key, StoreError, table};
+
+/// More deltas than this on one page are folded.
+const DELTAS_MAX: u32 = 8;
+/// How many pages are folded at once.
+const FOLDS_AT_ONCE: usize = 4;
+/// How many pairs a scan for folding reads.
+const FOLD_SCAN_LIMIT: usize = 64;
+
+/// Which pages have deltas, as far as that is known.
+#[derive(Debug, Default)]
+pub(crate) struct Folds {
+    deltas: BTreeMap<(BranchId, PageIndex), u32>,
+    waiting: VecDeque<(BranchId, PageIndex)>,
+    running: BTreeSet<(BranchId, PageIndex)>,
+}
+
+impl Folds {
+    pub(crate) fn delta_added(&mut self, branch: BranchId, page: PageIndex) {
+        let count = self.deltas.entry((branch, page)).or_default();
+        *count += 1;
+        if *count == DELTAS_MAX + 1 && !self.running.contains(&(branch, page)) {
+            self.waiting.push_back((branch, page));
+        }
+    }
+
+    /// A scan found so many deltas. (More may be on their way.)
+    pub(crate) fn deltas_counted(&mut self, branch: BranchId, page: PageIndex, found: usize) {
+        let known = self.deltas.get(&(branch, page)).copied().unwrap_or(0);
+        for _ in known..u32::try_from(found).unwrap_or(u32::MAX) {
+            self.delta_added(branch, page);
+        }
+    }
+
+    fn forget(&mut self, branch: BranchId, page: PageIndex, folded: usize) {
+        if let Some(count) = self.deltas.get_mut(&(branch, page)) {
+            *count = count.saturating_sub(u32::try_from(folded).unwrap_or(u32::MAX));
+            if *count == 0 {
+                self.deltas.remove(&(branch, page));
+            }
+        }
+    }
+
+    /// A branch is gone, or its pages are being changed by a job: nothing of it is to be folded.
+    pub(crate) fn drop_branch(&mut self, branch: BranchId) {
+        self.deltas.retain(|(of, _), _| *of != branch);
+        self.waiting.retain(|(of, _)| *of != branch);
+    }
+
+    /// Whether a page of the branch is being folded.
+    pub(crate) fn is_running(&self, branch: BranchId) -> bool {
+        self.running.iter().any(|(of, _)| *of == branch)
+    }
+}
+
+impl Controller {
+    pub(crate) fn start_folds(&mut self) {
+        while self.folds.running.len() < FOLDS_AT_ONCE
+            && let Some((branch, page)) = self.folds.waiting.pop_front()
+        {
+            if self.folds.running.insert((branch, page)) {
+                self.scan(ScanPurpose::Fold { branch, page, limit: FOLD_SCAN_LIMIT });
+            }
+        }
+    }
+
+    pub(crate) fn fold_scanned(
+        &mut self,
+        branch: BranchId,
+        page: PageIndex,
+        limit: usize,
+        result: Result<Scan, StoreError>,
+    ) {
+        let volume = self.volumes.values().find(|volume| volume.branch_id() == branch && !volume.record.deleting);
+        let shape = volume.map(|volume| (volume.record.region_size, volume.branch.generation));
+        let (Some((size, generation)), Ok(scan)) = (shape, result) else { return self.fold_given_up(branch, page) };
+        if ends_within(&scan, page) {
+            return self.scan(ScanPurpose::Fold { branch, page, limit: limit.saturating_mul(4) });
+        }
+        let mut pairs = scan.pairs;
+        let deleted: Vec<Vec<u8>> = pairs.iter().map(|(key, _)| key.clone()).collect();
+        if self.config.planted.has(Bug::FoldDropsDelta) {
+            pairs.pop();
+        }
+        // A page that cannot be read stays as it is: the audit lists it, and faults on it are answered with errors.
+        let Ok(found) = fold_pairs(&pairs, page, generation, size) else {
+            return self.fold_given_up(branch, page);
+        };
+        for key in deleted {
+            if let Some(key @ Key::Table(_, _, born, sequence)) = Key::decode(&key)
+                && born == generation
+                && sequence > 0
+            {
+                self.batch.delete(key);
+            }
+        }
+        let runs = if found.older { found.runs } else { table::without_zeroes(found.runs) };
+        let key = Key::Table(branch, page, generation, 0);
+        if runs.is_empty() && !found.older {
+            self.batch.delete(key);
+        } else {
+            self.batch.put(key, table::encode(size, &runs));
+        }
+        self.folds.forget(branch, page, found.deltas.len());
+        self.after.push(After::Folded(branch, page));
+    }
+
+    fn fold_given_up(&mut self, branch: BranchId, page: PageIndex) {
+        self.folds.deltas.remove(&(branch, page));
+        self.folded(branch, page);
+    }
+
+    pub(crate) fn folded(&mut self, branch: BranchId, page: PageIndex) {
+        self.folds.running.remove(&(branch, page));
+        let again = self.folds.deltas.get(&(branch, page)).is_some_and(|count| *count > DELTAS_MAX);
+        let of_branch = self.volumes.iter().find(|(_, volume)| volume.branch_id() == branch);
+        if let Some((id, has_job)) = of_branch.map(|(id, volume)| (*id, volume.job.is_some())) {
+            if again && !has_job {
+                self.folds.waiting.push_back((branch, page));
+            }
+            self.start_jobs_of(id);
+        }
+        self.start_folds();
+    }
+}

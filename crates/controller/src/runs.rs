@@ -1,0 +1,70 @@
+//! Sets of allocation units, as runs.
+
+use model::{LogicalDiskId, UnitIndex, UnitRun};
+use std::collections::BTreeMap;
+
+/// A set of units: disjoint runs, each start → end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RunSet {
+    runs: BTreeMap<(LogicalDiskId, u32), u32>,
+}
+
+impl RunSet {
+    /// The set of the units of `runs`; `None` when a run is empty, overflows or overlaps another.
+    pub(crate) fn from_disjoint(runs: &[UnitRun]) -> Option<Self> {
+        let mut set = Self::default();
+        for run in runs {
+            run.start.0.checked_add(run.count).filter(|_| run.count > 0)?;
+            if set.overlaps(*run) {
+                return None;
+            }
+            set.runs.insert((run.logical_disk, run.start.0), run.end());
+        }
+        Some(set)
+    }
+
+    /// The parts of `run` that are in the set, ascending.
+    pub(crate) fn overlapping(&self, run: UnitRun) -> impl Iterator<Item = UnitRun> + '_ {
+        let first = self
+            .runs
+            .range(..=(run.logical_disk, run.start.0))
+            .next_back()
+            .filter(|((disk, _), end)| *disk == run.logical_disk && **end > run.start.0)
+            .map_or(run.start.0, |((_, start), _)| *start);
+        self.runs.range((run.logical_disk, first)..(run.logical_disk, run.end())).map(move |((_, start), end)| {
+            let (low, high) = ((*start).max(run.start.0), (*end).min(run.end()));
+            UnitRun { logical_disk: run.logical_disk, start: UnitIndex(low), count: high - low }
+        })
+    }
+
+    pub(crate) fn overlaps(&self, run: UnitRun) -> bool {
+        self.overlapping(run).next().is_some()
+    }
+
+    /// Whether every unit of `run` is in the set.
+    pub(crate) fn covers(&self, run: UnitRun) -> bool {
+        self.overlapping(run).map(|part| part.count).sum::<u32>() == run.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(start: u32, count: u32) -> UnitRun {
+        UnitRun { logical_disk: LogicalDiskId(1), start: UnitIndex(start), count }
+    }
+
+    #[test]
+    fn a_set_knows_what_it_covers_and_refuses_overlaps() {
+        let set = RunSet::from_disjoint(&[run(10, 5), run(15, 5), run(30, 1)]).unwrap();
+        assert!(
+            set.covers(run(10, 10)) && set.covers(run(12, 6)) && !set.covers(run(10, 11)) && !set.covers(run(9, 2))
+        );
+        assert!(set.overlaps(run(0, 11)) && !set.overlaps(run(20, 10)) && set.overlaps(run(20, 11)));
+        assert!(RunSet::from_disjoint(&[run(10, 5), run(14, 1)]).is_none());
+        assert!(RunSet::from_disjoint(&[run(14, 1), run(10, 5)]).is_none());
+        assert!(RunSet::from_disjoint(&[run(u32::MAX, 1)]).is_none());
+        assert!(RunSet::from_disjoint(&[run(1, 0)]).is_none());
+    }
+}
