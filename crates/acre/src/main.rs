@@ -1,3 +1,8 @@
 //! The `acre` binary.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    acre::cli::main()
+}

@@ -1,4 +1,5 @@
 //! A disk in memory with a volatile cache, which fails when told and tears what was in its cache at a crash.
+#![forbid(unsafe_code)]
 
 use redb::StorageBackend;
 use std::io;
