@@ -7,7 +7,7 @@ use crate::engine::catalog::{Catalog, CatalogEntry};
 use crate::engine::data::DataMessage;
 use crate::engine::disks;
 use crate::engine::mailbox::Mailbox;
-use controller::{AlertChange, ApiId, Config, Controller, Effect, Event, Scan};
+use controller::{AlertChange, ApiId, Config, Controller, Effect, Event, Scan, Survivors};
 use model::Time;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -41,7 +41,8 @@ pub(crate) enum ControlMessage {
 /// The controller thread's state.
 pub(crate) struct ControlThread {
     config: Config,
-    controller: Controller,
+    /// There, but for the moments in which it is replaced.
+    controller: Option<Controller>,
     store: Box<dyn MetaStore + Send>,
     threads: Vec<Mailbox<DataMessage>>,
     catalog: Catalog,
@@ -66,11 +67,10 @@ impl ControlThread {
         catalog: Catalog,
         started: Instant,
     ) -> Result<Self, StoreError> {
-        let mut effects = Vec::new();
-        let controller = Controller::recover(config.clone(), &*store, &mut effects)?;
+        let controller = Controller::recover(config.clone(), &*store, Survivors::default())?;
         let mut thread = Self {
             config,
-            controller,
+            controller: Some(controller),
             store,
             threads,
             catalog,
@@ -82,8 +82,8 @@ impl ControlThread {
             started,
             batches: Vec::new(),
         };
-        thread.perform(effects);
         thread.look_at_space();
+        thread.begin();
         thread.settle();
         Ok(thread)
     }
@@ -138,8 +138,18 @@ impl ControlThread {
     }
 
     fn step(&mut self, event: Event) {
-        let mut effects = Vec::new();
-        self.controller.step(self.clock(), event, &mut effects);
+        let (now, mut effects) = (self.clock(), Vec::new());
+        if let Some(controller) = &mut self.controller {
+            controller.step(now, event, &mut effects);
+        }
+        self.perform(effects);
+    }
+
+    fn begin(&mut self) {
+        let (now, mut effects) = (self.clock(), Vec::new());
+        if let Some(controller) = &mut self.controller {
+            controller.start(now, &mut effects);
+        }
         self.perform(effects);
     }
 
@@ -171,7 +181,7 @@ impl ControlThread {
             Effect::Inspect { reply_to, inspection } => self.inspect(reply_to, inspection),
             Effect::SetTimer(at) => self.timer = Some(at),
             Effect::InspectDisk { ticket, path, size_bytes } => {
-                let result = disks::inspect(&path, size_bytes, self.controller.cluster());
+                let result = disks::inspect(&path, size_bytes, self.config.new_cluster);
                 self.step(Event::DiskInspected { ticket, result });
             }
             Effect::WriteLabel { ticket, path, label } => {
@@ -206,7 +216,7 @@ impl ControlThread {
         match self.store.snapshot() {
             Ok(view) => {
                 std::thread::spawn(move || {
-                    let _ = waiting.send(controller::inspect(&*view, &inspection));
+                    let _ = waiting.send(controller::inspect::answer(&*view, &inspection));
                 });
             }
             Err(error) => {
@@ -224,30 +234,35 @@ impl ControlThread {
                 Err(error) => self.salvage(ids[0], error),
             }
         }
-        let version = self.controller.catalog_version();
+        let Some(controller) = &self.controller else { return };
+        let version = controller.catalog_version();
         if self.published != Some(version) {
             self.published = Some(version);
-            self.publish();
+            self.publish(&controller.exports());
         }
     }
 
-    /// A commit failed: nothing of it happened. The engine, which has run ahead, is made anew from the store.
+    /// A commit failed: nothing of it happened. The engine, which has run ahead, is made anew from the store; what it
+    /// owes to agents and operators it takes along.
     fn salvage(&mut self, first: controller::BatchId, error: StoreError) {
         tracing::error!("a commit of the metadata store failed: {error}");
         self.step(Event::CommitFailed(first, error));
         self.batches.clear();
-        let mut effects = Vec::new();
-        match self.controller.salvage(self.config.clone(), &*self.store, &mut effects) {
+        let Some(controller) = self.controller.take() else { return };
+        match Controller::recover(self.config.clone(), &*self.store, controller.salvage()) {
             Ok(controller) => {
-                self.controller = controller;
-                self.perform(effects);
+                self.controller = Some(controller);
+                self.begin();
             }
-            Err(error) => tracing::error!("the metadata store cannot be read any more: {error}"),
+            Err(error) => {
+                // Nothing is lost by stopping dead: all that was answered is durable, and a restart reads it again.
+                tracing::error!("the metadata store cannot be read any more, so this process ends: {error}");
+                std::process::abort();
+            }
         }
     }
 
-    fn publish(&self) {
-        let exports = self.controller.exports();
+    fn publish(&self, exports: &[controller::Export]) {
         let exports = exports.iter().map(|export| {
             let entry = CatalogEntry {
                 volume: export.volume,

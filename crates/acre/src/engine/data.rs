@@ -336,6 +336,7 @@ impl DataThread {
             }
             node::Effect::DiskFailed(disk) => {
                 tracing::error!(%disk, "a flush failed: the disk takes no more writes until this process restarts");
+                let _ = self.controller.send(ControlMessage::DiskFailed(disk));
                 for (index, thread) in self.threads.iter().enumerate() {
                     if index != self.index {
                         thread.post(DataMessage::DiskFailed(disk));

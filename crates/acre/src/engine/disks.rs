@@ -2,7 +2,8 @@
 
 use controller::DiskInspection;
 use model::ClusterId;
-use pool::{DiskLabel, HEAD_BYTES, Judgement, TAIL_BYTES, judge, label_offsets, tail_start};
+use pool::label::{HEAD_BYTES, TAIL_BYTES, tail_start};
+use pool::{DiskLabel, Judgement, judge, label_offsets};
 use reactor::{File, OpenOptions};
 use std::fs;
 use std::io;

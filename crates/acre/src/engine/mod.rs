@@ -39,8 +39,8 @@ const REPORT_WITHIN: Duration = Duration::from_secs(2);
 pub struct EngineOptions {
     /// The metadata store.
     pub store: Box<dyn MetaStore + Send>,
-    /// The cluster; drawn at random for a new store.
-    pub cluster: ClusterId,
+    /// What a cluster that begins with this store is called: drawn at random.
+    pub new_cluster: ClusterId,
     /// How many data threads.
     pub threads: usize,
     /// How they do I/O.
@@ -98,8 +98,9 @@ pub fn start(options: EngineOptions) -> Result<EngineHandle> {
     let catalog = Catalog::default();
     let (to_controller, controller_messages) = channel();
     let limits = Limits { handshake: options.handshake, ..Limits::default() };
+    let cluster = cluster_of(&*options.store)?.unwrap_or(options.new_cluster);
     let settings = Arc::new(DataSettings {
-        cluster: options.cluster,
+        cluster,
         agent: AgentConfig::default(),
         nbd: Arc::new(ServerConfig { tls: options.tls_policy, limits }),
         tls: options.tls,
@@ -130,7 +131,7 @@ pub fn start(options: EngineOptions) -> Result<EngineHandle> {
         starts.push(start);
     }
     let nodes = (0..mailboxes.len() as u32).map(NodeId).collect();
-    let config = controller::Config { new_cluster: options.cluster, nodes, ..controller::Config::default() };
+    let config = controller::Config { new_cluster: cluster, nodes, ..controller::Config::default() };
     let mut control = ControlThread::new(config, options.store, mailboxes.clone(), catalog.clone(), started)
         .context("the metadata store cannot be recovered")?;
     for start in starts {
@@ -140,6 +141,12 @@ pub fn start(options: EngineOptions) -> Result<EngineHandle> {
     let control = spawn("acre-control".into(), move || control.run(&controller_messages))?;
     let joins = Mutex::new(Some(Joins { data, control }));
     Ok(EngineHandle { controller: to_controller, threads: mailboxes, catalog, joins })
+}
+
+/// The cluster that a store belongs to, unless it is new.
+fn cluster_of(store: &dyn MetaStore) -> Result<Option<ClusterId>> {
+    let Some(record) = store.get(&store::Key::Meta.encode())? else { return Ok(None) };
+    Ok(Some(<store::records::MetaRecord as store::records::Record>::decode(&record)?.cluster))
 }
 
 #[allow(clippy::disallowed_methods)]

@@ -5,10 +5,9 @@ use crate::control::ControlPlane;
 use crate::datadir::DataDirectory;
 use anyhow::{Context, Result};
 use api::{DiskAdd, Error, ErrorKind, PoolCreate, Request, Response, VolumeCreate};
+use controller::DEFAULT_POOL;
 use std::path::{Path, PathBuf};
 
-/// The pool that disks and volumes are in unless told.
-const POOL: &str = "default";
 /// The first volume.
 const VOLUME: &str = "demo";
 /// Its size, in bytes.
@@ -19,7 +18,7 @@ const VOLUME_BYTES: u64 = 1 << 40;
 pub(super) async fn prepare(data: &DataDirectory, disks: &[DiskSpec], plane: &dyn ControlPlane) -> Result<()> {
     let is_first = !data.is_ready();
     if is_first {
-        let pool = PoolCreate { name: POOL.into(), ..PoolCreate::default() };
+        let pool = PoolCreate { name: DEFAULT_POOL.into(), ..PoolCreate::default() };
         tolerate(ErrorKind::Exists, plane.request(Request::PoolCreate(pool)).await)?;
     }
     let known = match plane.request(Request::DiskList { pool: None }).await? {
@@ -56,7 +55,7 @@ pub(super) async fn volume_names(plane: &dyn ControlPlane) -> Result<Vec<String>
 
 async fn add(plane: &dyn ControlPlane, path: &Path, size_bytes: Option<u64>) -> Result<()> {
     let path = path.to_str().with_context(|| format!("{} is not valid UTF-8", path.display()))?.to_owned();
-    let disk = DiskAdd { pool: Some(POOL.into()), path, size_bytes, force: false };
+    let disk = DiskAdd { pool: Some(DEFAULT_POOL.into()), path, size_bytes, force: false };
     plane.request(Request::DiskAdd(disk)).await?;
     Ok(())
 }

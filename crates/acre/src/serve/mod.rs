@@ -14,7 +14,6 @@ use crate::tls::ServerTls;
 use crate::{logging, systemd};
 use anyhow::{Context, Result};
 use api::AuditReport;
-use controller::Inspection;
 use listeners::NbdListeners;
 use model::ClusterId;
 use nbd::server::TlsPolicy;
@@ -70,11 +69,7 @@ pub fn serve(options: ServeOptions) -> Result<u8> {
 pub fn audit(data: &Path) -> Result<AuditReport> {
     let data = DataDirectory::open(data)?;
     let store = RedbStore::open(&data.metadata()).map_err(store_error)?;
-    match controller::inspect(&store, &Inspection::Audit) {
-        Ok(api::Response::Audit(report)) => Ok(report),
-        Ok(_) => Err(api::Error::internal("the audit answered another question than was asked").into()),
-        Err(error) => Err(error.into()),
-    }
+    Ok(controller::inspect::audit(&store).map_err(store_error)?)
 }
 
 fn store_error(error: StoreError) -> api::Error {
