@@ -69,6 +69,7 @@ impl Controller {
         let (name, used) = (volume.record.name.clone(), volume.used_bytes());
         let (warn, limit) = (volume.record.warn_bytes, volume.record.limit_bytes);
         let region = volume.record.region_size.bytes();
+        let held = used + volume.session.map_or(0, |epoch| self.grants.units_of(epoch)) * UNIT_BYTES;
         match warn {
             Some(warn) if used > warn => {
                 let message = format!(
@@ -80,7 +81,7 @@ impl Controller {
             }
             _ => self.clear(AlertKind::VolumeWarning, &name),
         }
-        if limit.is_none_or(|limit| used + region <= limit) {
+        if limit.is_none_or(|limit| held + region <= limit) {
             self.clear(AlertKind::VolumeLimit, &name);
         }
     }

@@ -267,7 +267,7 @@ impl Controller {
     /// Units that a session was granted and does not want.
     pub(crate) fn grant_returned(&mut self, agent: AgentId, epoch: Epoch, runs: Vec<UnitRun>) {
         let Some((session, _)) = self.live_session(agent, epoch) else { return };
-        let pool_id = session.pool;
+        let (pool_id, volume_id) = (session.pool, session.volume);
         let mut returned = Vec::new();
         for run in runs {
             // A run that is not the session's is a peer's mistake, and its alone.
@@ -287,6 +287,7 @@ impl Controller {
             session.near = None;
         }
         self.touched_pools.insert(pool_id);
+        self.touched_volumes.insert(volume_id);
         self.free_units(pool_id, returned.clone());
         self.after.push(After::Returned { agent, epoch, runs: returned });
     }

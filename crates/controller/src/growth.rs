@@ -49,7 +49,7 @@ impl Controller {
     /// Begins to grow the pool, unless it is growing; whether more space is on its way.
     pub(crate) fn grow(&mut self, pool_id: PoolId) -> bool {
         match self.pools.get(&pool_id).map(|pool| &pool.growth) {
-            Some(Growth::Idle) => self.grow_by(pool_id, self.growth_bytes(pool_id)),
+            Some(Growth::Idle) => self.grow_by(pool_id, self.growth_bytes(pool_id), BTreeSet::new()),
             Some(Growth::Preparing { .. } | Growth::Recording) => true,
             Some(Growth::Blocked { .. }) | None => false,
         }
@@ -65,8 +65,8 @@ impl Controller {
         }
     }
 
-    fn grow_by(&mut self, pool_id: PoolId, growth_bytes: u64) -> bool {
-        let online = self.disks_of(pool_id).filter(|(_, disk)| disk.is_online());
+    fn grow_by(&mut self, pool_id: PoolId, growth_bytes: u64, avoided: BTreeSet<DiskId>) -> bool {
+        let online = self.disks_of(pool_id).filter(|(id, disk)| disk.is_online() && !avoided.contains(id));
         let maps: Vec<_> = online.map(|(_, disk)| &disk.chunklets).collect();
         let id = self.counters.logical_disk.next();
         let raid = self.pools[&pool_id].record.raid;
@@ -79,7 +79,7 @@ impl Controller {
         }
         let commands = self.prepare(pool_id, &layout);
         let pool = self.pools.get_mut(&pool_id).expect("the caller found it");
-        pool.growth = Growth::Preparing { layout, commands, failed: None };
+        pool.growth = Growth::Preparing { layout, commands, failed: None, avoided };
         if self.config.nodes.is_empty() {
             self.preparations_done(pool_id);
         }
@@ -117,7 +117,7 @@ impl Controller {
         let done = commands.is_empty();
         match result {
             Ok(()) => {}
-            Err(IoError::OutOfSpace) => *failed = failed.or(Some(GrowthFailure::OutOfSpace)),
+            Err(IoError::OutOfSpace) => *failed = failed.or(Some(GrowthFailure::OutOfSpace(disk))),
             Err(_) => *failed = Some(GrowthFailure::Device),
         }
         if result.is_err_and(|error| error == IoError::Device) {
@@ -130,12 +130,13 @@ impl Controller {
 
     fn preparations_done(&mut self, pool_id: PoolId) {
         let Some(pool) = self.pools.get_mut(&pool_id) else { return };
-        let Growth::Preparing { layout, failed, .. } = std::mem::replace(&mut pool.growth, Growth::Recording) else {
+        let Growth::Preparing { layout, failed, avoided, .. } = std::mem::replace(&mut pool.growth, Growth::Recording)
+        else {
             return;
         };
         match failed {
             None => self.record_logical_disk(pool_id, layout),
-            Some(failure) => self.growth_failed(pool_id, &layout, failure),
+            Some(failure) => self.growth_failed(pool_id, &layout, failure, avoided),
         }
     }
 
@@ -147,19 +148,28 @@ impl Controller {
         self.after.push(After::Grown(pool_id, id));
     }
 
-    /// Tries with less, or without the disk that failed; or gives up for a while.
-    fn growth_failed(&mut self, pool_id: PoolId, layout: &LogicalDiskLayout, failure: GrowthFailure) {
+    /// Tries with less, or without the disk that refused; or gives up for a while.
+    fn growth_failed(
+        &mut self,
+        pool_id: PoolId,
+        layout: &LogicalDiskLayout,
+        failure: GrowthFailure,
+        mut avoided: BTreeSet<DiskId>,
+    ) {
         for chunklet in layout.rows.iter().flatten() {
             if let Some(disk) = self.disks.get_mut(&chunklet.disk) {
                 disk.chunklets.give_back(chunklet.byte_offset).expect("it was taken for this");
             }
         }
-        let smaller = match failure {
-            GrowthFailure::OutOfSpace if layout.rows.len() > 1 => Some(layout.data_bytes() / 2),
-            GrowthFailure::OutOfSpace => None,
-            GrowthFailure::Device => Some(layout.data_bytes()),
+        let growth_bytes = match failure {
+            GrowthFailure::OutOfSpace(_) if layout.rows.len() > 1 => layout.data_bytes() / 2,
+            GrowthFailure::OutOfSpace(disk) => {
+                avoided.insert(disk);
+                self.growth_bytes(pool_id)
+            }
+            GrowthFailure::Device => layout.data_bytes(),
         };
-        if smaller.is_some_and(|bytes| self.grow_by(pool_id, bytes)) {
+        if self.grow_by(pool_id, growth_bytes, avoided) {
             return;
         }
         let until = self.now + GROWTH_RETRY;

@@ -164,13 +164,14 @@ impl Controller {
     fn close_session(&mut self, epoch: Epoch, agent: Option<AgentId>) {
         let session = self.sessions.get_mut(&epoch).expect("the caller found it");
         session.stage = SessionStage::Closing;
-        let pool_id = session.pool;
+        let (pool_id, volume_id) = (session.pool, session.volume);
         let runs = self.grants.forget(epoch);
         if let Some(pool) = self.pools.get_mut(&pool_id) {
             pool.granted_units -= runs.iter().map(|run| u64::from(run.count)).sum::<u64>();
             pool.waiting.retain(|request| request.epoch != epoch);
         }
         self.touched_pools.insert(pool_id);
+        self.touched_volumes.insert(volume_id);
         self.batch.delete_range(KeyRange::grants(epoch));
         self.batch.delete(Key::Session(epoch));
         self.free_units(pool_id, runs);

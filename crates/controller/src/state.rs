@@ -70,7 +70,13 @@ pub(crate) enum Growth {
     /// None is being made.
     Idle,
     /// Its chunklets are being prepared.
-    Preparing { layout: LogicalDiskLayout, commands: BTreeSet<CommandId>, failed: Option<GrowthFailure> },
+    Preparing {
+        layout: LogicalDiskLayout,
+        commands: BTreeSet<CommandId>,
+        failed: Option<GrowthFailure>,
+        /// Disks that refused an earlier attempt.
+        avoided: BTreeSet<DiskId>,
+    },
     /// It is being recorded.
     Recording,
     /// It failed; not before this time again.
@@ -80,7 +86,7 @@ pub(crate) enum Growth {
 /// Why a logical disk could not be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum GrowthFailure {
-    OutOfSpace,
+    OutOfSpace(DiskId),
     Device,
 }
 

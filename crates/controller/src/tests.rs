@@ -1,1 +1,7 @@
-//! Tests.
+//! The engine with a store, a node and agents made of cardboard.
+
+mod faults;
+mod histories;
+mod operators;
+mod space;
+mod world;
