@@ -46,9 +46,6 @@ impl Controller {
             return Err(CommitError::Refused);
         }
         let checked = self.check(epoch, volume, pool_id, &commit).ok_or(CommitError::Refused)?;
-        if self.metadata_is_low() && !commit.pages.is_empty() && commit.frees.is_empty() && !commit.takes.is_empty() {
-            return Err(CommitError::MetadataFull);
-        }
         self.apply(volume_id, pool_id, &commit, &checked);
         self.remember_answer(volume_id, epoch, request);
         if self.config.planted.has(Bug::AnswerBeforeCommit) {

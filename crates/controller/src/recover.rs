@@ -38,7 +38,7 @@ pub(crate) enum Unanswered {
 }
 
 /// What outlives a controller whose commit failed: everything that is true in this process and not in the store.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Survivors {
     incarnation: u32,
     agents: BTreeSet<AgentId>,

@@ -236,6 +236,7 @@ impl Controller {
         shrink_to: Option<u64>,
         outcome: OrderOutcome,
     ) {
+        self.session_lost(volume_id, outcome);
         let Some(volume) = self.volumes.get_mut(&volume_id) else { return };
         volume.ordered = false;
         let name = volume.record.name.clone();
@@ -255,6 +256,18 @@ impl Controller {
                 let message = format!("volume {name:?}: its session could not follow the new size; try again");
                 self.reply(reply_to, Err(Error::unavailable(message)));
             }
+        }
+    }
+
+    /// An agent that knows nothing of its session will not end it: it is fenced.
+    fn session_lost(&mut self, volume_id: VolumeId, outcome: OrderOutcome) {
+        if outcome == OrderOutcome::NoSession
+            && let Some((epoch, _)) = self.live_holder(volume_id)
+        {
+            if let Some(session) = self.sessions.get_mut(&epoch) {
+                session.stage = SessionStage::Fencing;
+            }
+            self.fence(vec![epoch]);
         }
     }
 
@@ -282,6 +295,7 @@ impl Controller {
     }
 
     pub(crate) fn release_told(&mut self, volume_id: VolumeId, reply_to: ApiId, outcome: OrderOutcome) {
+        self.session_lost(volume_id, outcome);
         let Some(volume) = self.volumes.get_mut(&volume_id) else { return };
         volume.ordered = false;
         let name = volume.record.name.clone();

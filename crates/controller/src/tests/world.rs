@@ -78,10 +78,14 @@ impl World {
     /// A pool on one disk of so many MiB (and two for its labels).
     pub(super) fn with_pool(disk_mib: u64) -> Self {
         let mut world = Self::new();
-        let create = api::PoolCreate { name: "default".into(), ..api::PoolCreate::default() };
-        world.ask(Request::PoolCreate(create)).unwrap();
-        world.add_disk("disk", disk_mib).unwrap();
+        world.make_pool(disk_mib);
         world
+    }
+
+    pub(super) fn make_pool(&mut self, disk_mib: u64) {
+        let create = api::PoolCreate { name: "default".into(), ..api::PoolCreate::default() };
+        self.ask(Request::PoolCreate(create)).unwrap();
+        self.add_disk("disk", disk_mib).unwrap();
     }
 
     pub(super) fn add_disk(&mut self, path: &str, mib: u64) -> Result<Response, api::Error> {
