@@ -17,6 +17,9 @@ struct Checked {
     /// Of the freed units: those that were mapped, not merely granted.
     freed_mapped: u64,
     taken: u64,
+    /// What it takes and frees, neighbours as one run.
+    takes: Vec<UnitRun>,
+    frees: Vec<UnitRun>,
 }
 
 impl Controller {
@@ -80,8 +83,12 @@ impl Controller {
             (commit.pages.iter()).all(|delta| self.check_page(volume, pool_id, delta, &takes, &frees));
         let taken = commit.takes.iter().map(|run| u64::from(run.count)).sum();
         let within_usage = volume.progress.mapped_units + taken >= freed_mapped;
-        (pages_ascend && commit.pages.len() <= PAGES_MAX && pages_make_sense && within_usage)
-            .then_some(Checked { freed_mapped, taken })
+        (pages_ascend && commit.pages.len() <= PAGES_MAX && pages_make_sense && within_usage).then(|| Checked {
+            freed_mapped,
+            taken,
+            takes: takes.merged(),
+            frees: frees.merged(),
+        })
     }
 
     fn check_page(&self, volume: &Volume, pool_id: PoolId, delta: &PageDelta, takes: &RunSet, frees: &RunSet) -> bool {
@@ -118,7 +125,7 @@ impl Controller {
             let pool = self.pools.get_mut(&pool_id).expect("a volume's pool exists");
             pool.mapped_units += checked.taken;
         } else {
-            for run in commit.takes.iter().chain(&commit.frees) {
+            for run in checked.takes.iter().chain(&checked.frees) {
                 ungranted += self.grants.remove(*run, &mut self.batch);
             }
             let pool = self.pools.get_mut(&pool_id).expect("a volume's pool exists");
@@ -126,7 +133,7 @@ impl Controller {
             pool.granted_units -= ungranted;
         }
         if !self.config.planted.has(Bug::FreesForgotten) {
-            self.free_units(pool_id, commit.frees.clone());
+            self.free_units(pool_id, checked.frees.clone());
         }
         let freed = if self.config.planted.has(Bug::UsageForgotten) { 0 } else { checked.freed_mapped };
         let volume = self.volumes.get_mut(&volume_id).expect("the caller found it");

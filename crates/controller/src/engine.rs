@@ -285,13 +285,9 @@ impl Controller {
     }
 
     fn committed(&mut self, id: BatchId) {
-        let Some((first, _)) = self.pending.front() else { return };
-        if *first != id {
-            return;
-        }
-        let (_, after) = self.pending.pop_front().expect("just looked at");
-        for next in after {
-            self.act(next);
+        while self.pending.front().is_some_and(|(first, _)| *first <= id) {
+            let (_, after) = self.pending.pop_front().expect("just looked at");
+            after.into_iter().for_each(|next| self.act(next));
         }
     }
 
@@ -357,7 +353,8 @@ impl Controller {
             let id = BatchId(self.next_id());
             let (batch, after) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.after));
             self.pending.push_back((id, after));
-            self.effects.push(Effect::Commit { id, batch });
+            // First of all effects: a shell that performs one at once, and so comes to another batch, keeps their order.
+            self.effects.insert(0, Effect::Commit { id, batch });
         }
         self.catalog.refresh(&self.volumes);
         if let Some(deadline) = self.deadline

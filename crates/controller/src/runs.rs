@@ -37,6 +37,18 @@ impl RunSet {
         })
     }
 
+    /// All of the set, neighbours as one run.
+    pub(crate) fn merged(&self) -> Vec<UnitRun> {
+        let mut merged: Vec<UnitRun> = Vec::new();
+        for ((disk, start), end) in &self.runs {
+            match merged.last_mut() {
+                Some(last) if last.logical_disk == *disk && last.end() == *start => last.count += end - start,
+                _ => merged.push(UnitRun { logical_disk: *disk, start: UnitIndex(*start), count: end - start }),
+            }
+        }
+        merged
+    }
+
     pub(crate) fn overlaps(&self, run: UnitRun) -> bool {
         self.overlapping(run).next().is_some()
     }
@@ -54,6 +66,7 @@ mod tests {
     fn a_set_knows_what_it_holds_and_refuses_overlaps() {
         let set = RunSet::from_disjoint(&[run(10, 5), run(15, 5), run(30, 1)]).unwrap();
         assert_eq!(set.overlapping(run(12, 6)).collect::<Vec<_>>(), [run(12, 3), run(15, 3)]);
+        assert_eq!(set.merged(), [run(10, 10), run(30, 1)]);
         assert!(set.overlaps(run(0, 11)) && !set.overlaps(run(20, 10)) && set.overlaps(run(20, 11)));
         assert!(RunSet::from_disjoint(&[run(10, 5), run(14, 1)]).is_none());
         assert!(RunSet::from_disjoint(&[run(14, 1), run(10, 5)]).is_none());

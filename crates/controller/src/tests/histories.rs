@@ -218,7 +218,7 @@ impl History {
             self.create(name, 14 + u32::from(name) * 2, false);
         }
         if self.volumes.get(&name).is_some_and(|known| known.host.is_none()) {
-            self.attach(name, if name % 2 == 0 { AGENT } else { OTHER });
+            self.attach(name, if name.is_multiple_of(2) { AGENT } else { OTHER });
         }
         if self.host(name).is_some_and(|(_, host)| host.free.len() < regions) {
             self.grant(name, regions as u32, regions as u32);

@@ -19,13 +19,17 @@ fn a_volume_is_created_attached_mapped_and_found_again_after_a_crash() {
     let mut host = world.attach(AGENT, volume);
     assert_eq!(world.grant(&mut host, 16, 4), Ok(16));
     world.map(&mut host, &[0, 1, 5, 5000]).unwrap();
-    assert_eq!(world.pool().used_bytes, 4 * 64 << 10);
+    assert_eq!(world.pool().used_bytes, (4 * 64) << 10);
     world.assert_clean();
     let map = host.map.clone();
     world.crash();
     world.assert_clean();
     let pool = world.pool();
-    assert_eq!((pool.used_bytes, pool.granted_bytes), (4 * 64 << 10, 0), "3: what was granted and not mapped is free");
+    assert_eq!(
+        (pool.used_bytes, pool.granted_bytes),
+        ((4 * 64) << 10, 0),
+        "3: what was granted and not mapped is free"
+    );
     let host = world.attach(OTHER, volume);
     let (page, until) = world.fetch(&host, 0);
     assert_eq!(page, map.range(..1024).map(|(region, place)| (*region, *place)).collect());
@@ -193,7 +197,7 @@ fn shrinking_needs_to_be_meant_and_takes_back_what_lies_beyond() {
     assert_eq!(kind(world.ask(resize("a", MIB, false))), ErrorKind::NeedsForce);
     assert_eq!(kind(world.ask(resize("a", MIB + 512, true))), ErrorKind::Invalid);
     world.ask(resize("a", MIB + 4096, true)).unwrap();
-    assert_eq!(world.volume("a").used_bytes, 3 * 64 << 10);
+    assert_eq!(world.volume("a").used_bytes, (3 * 64) << 10);
     world.assert_clean();
     world.crash();
     world.assert_clean();

@@ -77,7 +77,7 @@ fn a_full_pool_refuses_only_what_needs_space() {
         }
     };
     assert_eq!(refused, GrantError::PoolFull);
-    assert_eq!(next, 16 * MIB >> 16, "FULL_IS_HARMLESS: every region was given out first");
+    assert_eq!(next, (16 * MIB) >> 16, "FULL_IS_HARMLESS: every region was given out first");
     assert_eq!((world.pool().free_bytes, world.pool().state), (0, api::PoolState::Full));
     world.trim(&mut host, &[3, 4]).unwrap();
     assert_eq!(world.pool().free_bytes, 2 << 16);
