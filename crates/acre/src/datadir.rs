@@ -11,7 +11,8 @@
 //!   ready        the first start is complete
 //! ```
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use api::Error;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -47,12 +48,14 @@ impl DataDirectory {
     /// As [`DataDirectory::open_or_create`].
     pub fn open(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path)?;
-        let metadata = std::fs::metadata(&path).with_context(|| format!("no data directory {}", path.display()))?;
+        let metadata = std::fs::metadata(&path)
+            .map_err(|error| Error::not_found(format!("there is no data directory {}: {error}", path.display())))?;
         if !metadata.is_dir() {
-            bail!("{} is not a directory", path.display());
+            return Err(Error::invalid(format!("{} is not a directory", path.display())).into());
         }
         if metadata.mode() & 0o022 != 0 {
-            bail!("{} may be written by others; run `chmod go-w` on it first", path.display());
+            let message = format!("{} may be written by others; run `chmod go-w` on it first", path.display());
+            return Err(Error::invalid(message).into());
         }
         let lock = lock(&path)?;
         Ok(Self { path, _lock: lock })
@@ -85,11 +88,12 @@ impl DataDirectory {
         let free_bytes = system.f_bavail.saturating_mul(system.f_frsize);
         let size_bytes = free_bytes / 100 * DISK_PERCENT / DISK_GRAIN_BYTES * DISK_GRAIN_BYTES;
         if size_bytes == 0 {
-            bail!(
+            return Err(Error::out_of_space(format!(
                 "{} has {} free, too little for a disk; give one with --disk PATH[:SIZE]",
                 self.path.display(),
                 model::ByteSize(free_bytes)
-            );
+            ))
+            .into());
         }
         Ok(size_bytes)
     }
@@ -187,10 +191,11 @@ fn lock(data: &Path) -> Result<File> {
             file.read_to_string(&mut holder).ok();
             let holder = holder.trim();
             let process = if holder.is_empty() { "another process".into() } else { format!("process {holder}") };
-            bail!(
+            return Err(Error::busy(format!(
                 "{} is served by {process} already; stop it first, or give another directory with --data",
                 data.display()
-            );
+            ))
+            .into());
         }
         Err(TryLockError::Error(error)) => {
             return Err(error).with_context(|| format!("cannot lock {}", path.display()));

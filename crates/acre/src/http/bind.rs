@@ -57,7 +57,7 @@ pub fn bind(address: &Address) -> Result<Vec<ApiListener>> {
         Address::Unix(path) => {
             let listener = bind_unix(path).with_context(|| format!("cannot listen on {address}"))?;
             let inode = std::fs::symlink_metadata(path)?.ino();
-            Ok(vec![ApiListener::Unix(listener, SocketFile { path: path.clone(), inode })])
+            Ok(vec![ApiListener::Unix(listener, SocketFile { path: std::path::absolute(path)?, inode })])
         }
         Address::Tcp(host_port) => {
             let addresses = Address::resolve(host_port).map_err(anyhow::Error::msg)?;

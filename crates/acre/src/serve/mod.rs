@@ -14,16 +14,16 @@ use crate::tls::ServerTls;
 use crate::{logging, systemd};
 use anyhow::{Context, Result};
 use api::AuditReport;
-use listeners::NbdListeners;
 use model::ClusterId;
 use nbd::server::TlsPolicy;
 use plane::{EnginePlane, Facts};
-use reactor::Backend;
+use reactor::{Backend, Listener, Socket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::StoreError;
 use store_redb::RedbStore;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -40,26 +40,39 @@ pub fn serve(options: ServeOptions) -> Result<u8> {
     logging::start(&options.log)?;
     let started = Instant::now();
     let data = DataDirectory::open_or_create(&options.data.data)?;
-    let tls = ServerTls::load(&options.tls)?.map(Arc::new);
+    let tls = ServerTls::load(&options.tls).map_err(|error| api::Error::invalid(format!("{error:#}")))?.map(Arc::new);
     let nbd = listeners::nbd(&options, data.path())?;
     let api = listeners::api(&options, data.path())?;
     let token = data.token()?;
-    let store = RedbStore::open_or_create(&data.metadata()).map_err(store_error)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let facts = Facts {
         started,
         threads: options.thread_count(),
         io_engine: options.io.name(),
         listeners: listeners::listed(&nbd, &api, &options),
     };
-    let engine = Arc::new(start_engine(&options, store, nbd, tls.clone())?);
+    if !data.is_ready() {
+        first_start(&options, &data, &runtime)?;
+    }
+    let sockets = if options.stdio { vec![Socket::standard_streams()?] } else { Vec::new() };
+    let engine = Arc::new(start_engine(&options, &data, nbd.listeners, sockets, tls.clone())?);
     let plane = Arc::new(EnginePlane::new(Arc::clone(&engine), facts));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(run(&options, &data, &engine, plane, api, tls, token));
     // Also when something failed on the way: what hosts flushed is safe either way, but leaving well is quicker to start
     // from.
     engine.shutdown();
     tracing::info!("left");
     outcome.map(|()| 0)
+}
+
+/// Makes what there is to be at first, with nobody connected: the first host finds the first volume.
+fn first_start(options: &ServeOptions, data: &DataDirectory, runtime: &Runtime) -> Result<()> {
+    let engine = Arc::new(start_engine(options, data, Vec::new(), Vec::new(), None)?);
+    let facts = Facts { started: Instant::now(), threads: 0, io_engine: "", listeners: Vec::new() };
+    let plane = EnginePlane::new(Arc::clone(&engine), facts);
+    let outcome = runtime.block_on(first_run::prepare(data, &options.disks, &plane));
+    engine.shutdown();
+    outcome
 }
 
 /// Audits the store of a server that is not running.
@@ -84,15 +97,16 @@ fn store_error(error: StoreError) -> api::Error {
 
 fn start_engine(
     options: &ServeOptions,
-    store: RedbStore,
-    nbd: NbdListeners,
+    data: &DataDirectory,
+    listeners: Vec<Listener>,
+    sockets: Vec<Socket>,
     tls: Option<Arc<ServerTls>>,
 ) -> Result<EngineHandle> {
+    let store = RedbStore::open_or_create(&data.metadata()).map_err(store_error)?;
     let clients = tls.as_ref().filter(|tls| tls.clients.are_given()).map(|tls| {
         let rules = tls.clients.clone();
         Box::new(move |certificate: Option<&[u8]>| rules.allowed(certificate)) as Box<engine::ClientRule>
     });
-    let sockets = if options.stdio { vec![reactor::Socket::standard_streams()?] } else { Vec::new() };
     engine::start(EngineOptions {
         store: Box::new(store),
         new_cluster: ClusterId(datadir::random_id()?),
@@ -102,7 +116,7 @@ fn start_engine(
             IoChoice::Uring => Backend::Uring,
             IoChoice::Fallback => Backend::Fallback,
         },
-        listeners: nbd.listeners,
+        listeners,
         sockets,
         tls_policy: match options.tls.tls {
             TlsChoice::Off => TlsPolicy::Off,

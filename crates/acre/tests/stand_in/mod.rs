@@ -5,6 +5,7 @@
 use acre::control::{ControlPlane, Pending};
 use acre::http::{self, ApiState, Limits};
 use acre::metrics::{MetricsSnapshot, VolumeMetrics};
+use acre::tls::ServerTls;
 use api::{
     AuditFinding, AuditReport, Disk, DiskAdd, DiskCounters, DiskState, Error, Extent, ExtentState, FindingKind,
     Listener, MetadataUsage, PhysicalRun, Pool, PoolCreate, PoolState, Request, Response, Session, Status, Volume,
@@ -297,6 +298,11 @@ pub(crate) struct Server {
 impl Server {
     /// Serves a stand-in on a Unix socket and on TCP.
     pub(crate) fn start(limits: Limits) -> Self {
+        Self::with_tls(limits, None)
+    }
+
+    /// The same, with TLS on TCP.
+    pub(crate) fn with_tls(limits: Limits, tls: Option<ServerTls>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let stand_in = Arc::new(StandIn::default());
         let unix = format!("unix:{}", folder.path().join("api.sock").display());
@@ -307,7 +313,7 @@ impl Server {
         let (leave, leaving) = watch::channel(false);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(http::serve(listeners, state, None, limits, leaving)).expect("it serves");
+            runtime.block_on(http::serve(listeners, state, tls.map(Arc::new), limits, leaving)).expect("it serves");
         });
         Self { folder, stand_in, tcp, leave, thread: Some(thread) }
     }
