@@ -68,6 +68,9 @@ pub struct VolumeMetrics {
     pub counters: VolumeCounters,
 }
 
+/// A family of samples that every `T` has one of: its name, kind and help, and the value.
+type Figure<T> = (&'static str, &'static str, &'static str, fn(&T) -> u64);
+
 /// A page under construction.
 struct Page(String);
 
@@ -150,23 +153,23 @@ pub fn render(snapshot: &MetricsSnapshot) -> String {
 }
 
 fn pools(page: &mut Page, snapshot: &MetricsSnapshot) {
-    let figures: [(&str, &str, fn(&Pool) -> u64); 6] = [
-        ("acre_pool_capacity_bytes", "What the pool's disks hold for volumes.", |pool| pool.capacity_bytes),
-        ("acre_pool_used_bytes", "What volumes have mapped.", |pool| pool.used_bytes),
-        ("acre_pool_granted_bytes", "Set aside for writers and not mapped yet.", |pool| pool.granted_bytes),
-        ("acre_pool_free_bytes", "Left to be mapped.", |pool| pool.free_bytes),
-        ("acre_pool_provisioned_bytes", "What its volumes claim to be.", |pool| pool.provisioned_bytes),
-        ("acre_pool_logical_disks", "How many logical disks it has.", |pool| u64::from(pool.logical_disks)),
+    let figures: [Figure<Pool>; 6] = [
+        ("acre_pool_capacity_bytes", "gauge", "What the pool's disks hold for volumes.", |pool| pool.capacity_bytes),
+        ("acre_pool_used_bytes", "gauge", "What volumes have mapped.", |pool| pool.used_bytes),
+        ("acre_pool_granted_bytes", "gauge", "Set aside for writers and not mapped yet.", |pool| pool.granted_bytes),
+        ("acre_pool_free_bytes", "gauge", "Left to be mapped.", |pool| pool.free_bytes),
+        ("acre_pool_provisioned_bytes", "gauge", "What its volumes claim to be.", |pool| pool.provisioned_bytes),
+        ("acre_pool_logical_disks", "gauge", "How many logical disks it has.", |pool| u64::from(pool.logical_disks)),
     ];
-    for (name, help, figure) in figures {
+    for (name, kind, help, figure) in figures {
         let samples = snapshot.pools.iter().map(|pool| (vec![("pool", pool.name.as_str())], figure(pool) as f64));
-        page.family(name, "gauge", help, samples);
+        page.family(name, kind, help, samples);
     }
 }
 
 fn disks(page: &mut Page, snapshot: &MetricsSnapshot) {
     let ids: Vec<String> = snapshot.disks.iter().map(|disk| format!("disk-{}", disk.id)).collect();
-    let figures: [(&str, &str, &str, fn(&DiskMetrics) -> u64); 9] = [
+    let figures: [Figure<DiskMetrics>; 9] = [
         ("acre_disk_online", "gauge", "Whether the disk serves.", |disk| u64::from(disk.online)),
         ("acre_disk_size_bytes", "gauge", "Its size.", |disk| disk.size_bytes),
         ("acre_disk_reads_total", "counter", "Reads.", |disk| disk.counters.reads),
@@ -187,7 +190,7 @@ fn disks(page: &mut Page, snapshot: &MetricsSnapshot) {
 }
 
 fn volumes(page: &mut Page, snapshot: &MetricsSnapshot) {
-    let figures: [(&str, &str, &str, fn(&VolumeMetrics) -> u64); 12] = [
+    let figures: [Figure<VolumeMetrics>; 12] = [
         ("acre_volume_size_bytes", "gauge", "What the volume claims to be.", |volume| volume.size_bytes),
         ("acre_volume_used_bytes", "gauge", "What it has mapped.", |volume| volume.used_bytes),
         ("acre_volume_reads_total", "counter", "Reads.", |volume| volume.counters.reads),
