@@ -41,6 +41,7 @@ pub(crate) enum Unanswered {
 #[derive(Clone, Debug, Default)]
 pub struct Survivors {
     incarnation: u32,
+    term: Term,
     agents: BTreeSet<AgentId>,
     sessions: BTreeMap<Epoch, Option<UnitRun>>,
     disks: BTreeMap<DiskId, DiskCondition>,
@@ -99,11 +100,11 @@ impl Controller {
         }
         let counters = view.get(&Key::Counters.encode())?;
         controller.counters = counters.map(|bytes| Counters::decode(&bytes)).transpose()?.unwrap_or_default();
-        if fresh {
-            // A new leadership. (After a failed commit it is the same: live sessions carry its term.)
-            controller.counters.term = Term(controller.counters.term.0 + 1);
-            controller.counters_changed = true;
-        }
+        // A new leadership; after a failed commit it is the same, for nodes and live sessions know its term, even if it
+        // is not durable yet.
+        let term = if fresh { Term(controller.counters.term.0 + 1) } else { survivors.term };
+        controller.counters_changed = controller.counters.term != term;
+        controller.counters.term = term;
         controller.load_pools(view, &survivors)?;
         controller.load_volumes(view)?;
         controller.load_sessions(view, &survivors)?;
@@ -350,6 +351,7 @@ impl Controller {
         let disks = self.disks.into_iter().map(|(id, disk)| (id, disk.condition));
         Survivors {
             incarnation: self.incarnation,
+            term: self.counters.term,
             agents: self.agents,
             sessions,
             disks: disks.filter(|(_, condition)| *condition != DiskCondition::Opening).collect(),

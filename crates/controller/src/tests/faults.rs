@@ -312,3 +312,20 @@ fn a_store_of_a_newer_version_is_left_alone() {
     let refused = crate::Controller::recover(world.config.clone(), &world.store, crate::Survivors::default());
     assert!(matches!(refused.err(), Some(StoreError::NewerVersion { .. })));
 }
+
+#[test]
+fn a_term_that_nodes_have_seen_outlives_the_failure_of_its_first_commit() {
+    let mut world = World::with_pool(64);
+    mapped(&mut world);
+    world.orders.clear();
+    world.terms.clear();
+    world.store.fail_commits(Some(StoreError::Full));
+    world.crash();
+    assert_eq!(world.recoveries, 1);
+    let terms = world.terms.clone();
+    assert!(terms.len() > 1 && terms.windows(2).all(|pair| pair[0] == pair[1]), "{terms:?}");
+    world.assert_clean();
+    world.terms.clear();
+    world.crash();
+    assert!(world.terms[0] > terms[0]);
+}

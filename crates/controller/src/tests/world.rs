@@ -33,6 +33,8 @@ pub(super) struct World {
     pub(super) replies: BTreeMap<ApiId, Result<Response, api::Error>>,
     pub(super) alerts: Vec<AlertChange>,
     pub(super) orders: Vec<NodeOrder>,
+    /// The terms of these orders.
+    pub(super) terms: Vec<model::Term>,
     pub(super) timer: Option<Time>,
     /// What the node says to the next preparations.
     pub(super) prepare_results: VecDeque<IoError>,
@@ -63,6 +65,7 @@ impl World {
             replies: BTreeMap::new(),
             alerts: Vec::new(),
             orders: Vec::new(),
+            terms: Vec::new(),
             timer: None,
             prepare_results: VecDeque::new(),
             hold_fences: false,
@@ -114,7 +117,10 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::ToAgent(agent, message) => self.inbox.entry(agent).or_default().push(message),
-                Effect::ToNode(node, command) => self.node(node, command.command, command.order),
+                Effect::ToNode(node, command) => {
+                    self.terms.push(command.term);
+                    self.node(node, command.command, command.order);
+                }
                 Effect::Commit { id, batch } => self.commits.push((id, batch)),
                 Effect::Scan { id, range, limit } => {
                     let mut scan = Scan::default();
