@@ -9,10 +9,10 @@
 
 mod fio;
 mod goals;
+mod map;
 mod program;
 mod report;
 mod rounds;
-mod scale;
 mod target;
 mod workload;
 
@@ -59,7 +59,7 @@ fn main() -> Result<()> {
             report::list();
             Ok(())
         }
-        Some("map") => scale::run(&arguments[1..]),
+        Some("map") => map::run(&arguments[1..]),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(())
