@@ -44,6 +44,11 @@ impl Checks {
         attachment.layouts.iter().for_each(|layout| self.introduced(layout));
     }
 
+    /// The volume of a session.
+    pub(crate) fn volume_of(&self, epoch: Epoch) -> Option<VolumeId> {
+        self.sessions.get(&epoch).map(|(volume, _)| *volume)
+    }
+
     /// An agent is told of a logical disk.
     pub(crate) fn introduced(&mut self, layout: &Arc<LogicalDiskLayout>) {
         self.layouts.insert(layout.id, Arc::clone(layout));

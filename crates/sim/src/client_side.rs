@@ -26,16 +26,23 @@ impl World {
 
     pub(crate) fn host_steps(&mut self, index: usize) {
         self.hosts[index].step_pending = false;
+        let serving = self.is_serving();
         let host = &self.hosts[index];
         match host.link {
             Link::Down if host.is_done() => {}
-            Link::Down if self.volumes[host.volume].id.is_none() || !self.operator.is_ready() => {
+            Link::Down if self.volumes[host.volume].id.is_none() || !serving => {
                 self.nudge(index, RETRY_NANOS);
             }
             Link::Down => self.connect(index),
             Link::Opening => {}
             Link::Open => self.ask(index),
         }
+    }
+
+    fn is_serving(&mut self) -> bool {
+        let settled = self.process.control.engine.as_ref().is_some_and(controller::Controller::is_settled);
+        self.process.serving |= settled && self.operator.is_ready();
+        self.process.serving
     }
 
     fn connect(&mut self, index: usize) {

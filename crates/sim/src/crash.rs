@@ -144,7 +144,10 @@ impl World {
             let detail = format!("{} units are granted to nobody", report.granted_units);
             self.fail(Violation::new(Invariant::NoRegionOwnedTwice, detail));
         }
-        if !broken && self.plan.empties && report.mapped_units > 0 {
+        // Where a volume does not end at a block's edge, zeroes written to its last block may keep their region.
+        let ragged = self.volumes.iter().filter(|volume| !volume.size_bytes.is_multiple_of(4096));
+        let kept: u64 = ragged.map(|volume| u64::from(volume.plan.region_size.units())).sum();
+        if !broken && self.plan.empties && report.mapped_units > kept {
             let detail = format!("{} units are mapped though every volume was trimmed", report.mapped_units);
             self.fail(Violation::new(Invariant::FullIsHarmless, detail));
         }

@@ -77,6 +77,16 @@ impl World {
                     let result = self.checks.commit_leaves(&self.disks, *epoch, commit);
                     self.check(result);
                 }
+                if let AgentMessage::Detach { epoch } = &message
+                    && self.plan.has_faults()
+                {
+                    let volume = self.checks.volume_of(*epoch);
+                    let state = self.volumes.iter_mut().find(|state| state.id.is_some() && state.id == volume);
+                    self.tick += 1;
+                    if let Some(state) = state {
+                        state.oracle.session_fails(self.tick);
+                    }
+                }
                 self.hop(Way::AgentToController(agent), Happening::ControllerAsked { agent, message });
                 None
             }

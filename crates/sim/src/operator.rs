@@ -100,7 +100,12 @@ impl World {
         }
         let Some(task) = self.operator.tasks.pop_front() else { return };
         let request = match task {
-            Task::Pool => Request::PoolCreate(PoolCreate { name: "default".to_owned(), ..PoolCreate::default() }),
+            Task::Pool => {
+                // A logical disk must hold the largest region.
+                let largest = self.plan.volumes.iter().map(|volume| volume.region_size.bytes()).max();
+                let growth_bytes = largest.filter(|bytes| *bytes > 1 << 20).map(|bytes| 2 * bytes);
+                Request::PoolCreate(PoolCreate { name: "default".to_owned(), growth_bytes, ..PoolCreate::default() })
+            }
             Task::Disk(index) => {
                 // After a failure the label may be there already, of a disk that was never recorded.
                 let force = self.life > 0 || self.plan.has_faults();
@@ -134,7 +139,9 @@ impl World {
                 let volume = &mut self.volumes[index];
                 let needed =
                     volume.plan.windows.iter().map(|(first, count)| (first + count) * 512).max().unwrap_or(512);
-                let size = needed + 512 * self.random.below(1 << self.random.clone().between(3, 24));
+                let more = 512 * self.random.below(1 << self.random.clone().between(3, 24));
+                // Nobody may have it attached: then it shrinks by whole blocks only.
+                let size = (needed + more).next_multiple_of(4096);
                 volume.unsettled = true;
                 self.operator.tasks.push_back(Task::Resize(index, size));
             }
@@ -176,12 +183,14 @@ impl World {
     }
 
     fn operator_refused(&mut self, task: Task, error: &api::Error) {
-        use api::ErrorKind::{Exists, NotFound};
+        use api::ErrorKind::{Busy, Exists, NotFound};
         match (task, error.kind) {
             // Asked again after a crash or a lost answer: it happened the first time.
             (Task::Pool | Task::Disk(_), Exists) => {}
             (Task::Volume(index), Exists) => self.find_volume(index),
             (Task::Delete(index), NotFound) => self.volume_gone(index),
+            // A volume on its way in or out: the next attempt finds it there, or not.
+            (_, Busy) => self.operator.tasks.push_front(task),
             _ if self.plan.has_faults() || self.life > 0 => {
                 self.operator.tasks.push_front(task);
             }

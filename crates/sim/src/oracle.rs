@@ -69,6 +69,8 @@ pub struct Oracle {
     reads: BTreeMap<u32, Tick>,
     /// The youngest acknowledged flush: when it was asked for.
     flushed: Tick,
+    /// Writes begun before may have been lost although they were acknowledged.
+    lost_before: Tick,
     /// There was a crash: a value that cannot be there is blamed on it.
     crashed: bool,
     /// The last crash was a power cut and nothing has been written since: what is read is on the medium.
@@ -89,7 +91,16 @@ impl Oracle {
             .collect();
         let first = Write { invoked: 0, ended: 0, happened: 0, durable: true, failed: false, zero: true };
         let writes = BTreeMap::from([(0, first)]);
-        Self { volume, windows, writes, reads: BTreeMap::new(), flushed: 0, crashed: false, medium: false }
+        Self {
+            volume,
+            windows,
+            writes,
+            reads: BTreeMap::new(),
+            flushed: 0,
+            lost_before: 0,
+            crashed: false,
+            medium: false,
+        }
     }
 
     /// The parts in use: first sector and how many.
@@ -134,6 +145,7 @@ impl Oracle {
         let write = self.writes.get_mut(&number).expect("a write that ends has begun");
         write.ended = now;
         match ending {
+            Ending::Done if write.invoked < self.lost_before && !fua => {}
             Ending::Done => {
                 write.happened = now;
                 write.durable = fua;
@@ -249,6 +261,27 @@ impl Oracle {
         self.writes.retain(|number, _| used.contains(number));
         for write in self.writes.values_mut() {
             write.ended = write.ended.min(now);
+            if !is_durable(write, flushed) {
+                write.happened = NEVER;
+            }
+        }
+    }
+}
+
+impl Oracle {
+    /// The session that served the volume ends although its last changes could not be committed, for want of a store or a
+    /// disk that works: what was not flushed may be gone, as after a crash. Requests in flight end as they end.
+    pub fn session_fails(&mut self, now: Tick) {
+        self.lost_before = now;
+        self.crashed = true;
+        let flushed = self.flushed;
+        for window in &mut self.windows {
+            for trace in window.sectors.iter_mut().flatten() {
+                trace.observed = NEVER;
+                trace.dead = if trace.dead < flushed { trace.dead } else { NEVER };
+            }
+        }
+        for write in self.writes.values_mut() {
             if !is_durable(write, flushed) {
                 write.happened = NEVER;
             }

@@ -27,7 +27,7 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(0xacea_6e00_0000_0000_0000_0000_
 /// How long the world may take to come to rest once faults have stopped, in nanoseconds of virtual time.
 const REST_NANOS_MAX: u64 = 600_000_000_000;
 /// More events than any run needs: a run that passes it goes round in circles.
-const EVENTS_MAX: u64 = 20_000_000;
+const EVENTS_MAX: u64 = 250_000;
 
 /// An agent and what its shell holds for it.
 #[derive(Debug)]
@@ -58,6 +58,8 @@ pub(crate) struct Process {
     /// A crash comes after so many effects; with a power cut, or not.
     pub(crate) crash: Option<(u64, bool)>,
     pub(crate) effects: u64,
+    /// Its disks are open and former sessions are fenced: hosts may connect.
+    pub(crate) serving: bool,
     /// It is over: nothing of it happens any more.
     pub(crate) dead: bool,
 }
@@ -281,6 +283,7 @@ impl World {
                 self.process.agents[agent].due = None;
                 let deadline = self.process.agents[agent].engine.next_deadline(engine_now);
                 if deadline.is_some_and(|deadline| deadline <= engine_now) {
+                    self.trace.note(now, "agent due", [agent as u64, 0, 0]);
                     self.agent_step(agent, agent::Event::Tick);
                 } else {
                     self.plan_tick(agent);
@@ -335,6 +338,7 @@ impl Process {
             server_config: Arc::new(ServerConfig::default()),
             crash,
             effects: 0,
+            serving: false,
             dead: false,
         }
     }
