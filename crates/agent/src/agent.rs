@@ -156,11 +156,15 @@ impl Agent {
             ControllerMessage::Page { request, epoch, page, runs, absent_until } => {
                 if let Some(volume) = volume_of(&self.by_epoch, &mut self.volumes, epoch) {
                     volume.page_arrived(&mut context, request, page, &runs, absent_until);
+                    volume.leave_when_quiet(&mut context);
                 }
             }
             ControllerMessage::Granted { request, epoch, result } => {
                 match volume_of(&self.by_epoch, &mut self.volumes, epoch) {
-                    Some(volume) => volume.granted(&mut context, request, result),
+                    Some(volume) => {
+                        volume.granted(&mut context, request, result);
+                        volume.leave_when_quiet(&mut context);
+                    }
                     // The session has ended meanwhile, and its grants with it.
                     None => drop(result),
                 }

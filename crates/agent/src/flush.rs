@@ -11,7 +11,7 @@ use crate::volume::Volume;
 use model::{DiskId, IoError};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
-use wire::{AgentMessage, CommandId, CommitError, DiskOperation, OrderOutcome, RequestId};
+use wire::{AgentMessage, CommandId, CommitError, DiskOperation, GrantError, OrderOutcome, RequestId};
 
 /// Who waits for a round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -199,7 +199,8 @@ impl Volume {
         }
         let next = std::mem::take(&mut self.flush.next);
         if next.is_empty() {
-            return;
+            // Whoever came to rest while the round was under way leaves now.
+            return self.leave_when_quiet(context);
         }
         if self.flush.round.is_some() {
             self.flush.next.extend(next);
@@ -217,6 +218,8 @@ impl Volume {
                 let outcome = if result.is_ok() { OrderOutcome::Done } else { OrderOutcome::Failed };
                 self.order_done(context, command, outcome);
             }
+            // The commit that would have freed something failed: asking again now would go round in circles.
+            Waiter::Regrant if result.is_err() => self.fail_held_for(context, GrantError::PoolFull),
             Waiter::Regrant => self.io_ended(context),
             Waiter::Leave => self.left(context, result),
             Waiter::Timer => {}

@@ -64,8 +64,10 @@ impl Volume {
                 }
                 match self.leaving {
                     // It is on its way out already; the controller hears of that before it hears of the order.
-                    Some(Leaving::Detaching) | Some(Leaving::Draining { order: Some(_) }) => {
-                        self.order_done(context, command, OrderOutcome::NoSession);
+                    Some(Leaving::Detaching) => self.order_done(context, command, OrderOutcome::NoSession),
+                    // An earlier order has it drained. It is still a session, and not to be taken for gone.
+                    Some(Leaving::Draining { order: Some(_) }) => {
+                        self.order_done(context, command, OrderOutcome::Failed);
                     }
                     None | Some(Leaving::Draining { order: None }) => {
                         self.evict_hosts(context);
@@ -136,7 +138,8 @@ impl Volume {
         if self.resume {
             return Some(context_now);
         }
-        let commit = self.changed_at.map(|at| at + commit_after);
+        // While a round is under way its end decides: a deadline that has passed would only spin.
+        let commit = self.changed_at.filter(|_| self.flush.is_idle()).map(|at| at + commit_after);
         let leave = if self.leaving.is_none() { self.idle_since.map(|at| at + linger) } else { None };
         commit.into_iter().chain(leave).min()
     }
