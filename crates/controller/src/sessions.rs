@@ -100,6 +100,10 @@ impl Controller {
                 // Its agent has drained it, so nothing of it can still be on its way to a disk.
                 self.close_session(epoch, Some(agent));
             }
+            // The nodes refuse it by now or soon: to its agent it is over.
+            Some(session) if session.agent == agent && session.stage == SessionStage::Fencing => {
+                self.to_agent(agent, ControllerMessage::Detached { epoch });
+            }
             Some(_) => {}
             None => self.to_agent(agent, ControllerMessage::Detached { epoch }),
         }
