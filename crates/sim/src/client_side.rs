@@ -366,16 +366,19 @@ impl World {
         }
         self.tick += 1;
         let now = self.tick;
+        // A zeroing that overlapped may have come last, whichever was answered first.
+        let settled = state.zeroing == 0 && state.zeroed < request.invoked;
         match &request.asked {
             Asked::Write { parts, fua, .. } => {
                 for part in parts {
                     state.oracle.write_ends(now, part.number, ending, *fua);
                     if part.zero {
                         state.zeroing -= 1;
+                        state.zeroed = now;
                         forget_mapped(state, *part);
                     }
                 }
-                for part in parts.iter().filter(|part| !part.zero && ending == Ending::Done && state.zeroing == 0) {
+                for part in parts.iter().filter(|part| !part.zero && ending == Ending::Done && settled) {
                     let end = (part.first + part.count).div_ceil(8);
                     state.mapped.extend(part.first / 8..end);
                 }
@@ -383,6 +386,7 @@ impl World {
             Asked::Zero { part, fua, .. } => {
                 state.oracle.write_ends(now, part.number, ending, *fua);
                 state.zeroing -= 1;
+                state.zeroed = now;
                 forget_mapped(state, *part);
             }
             Asked::Read { .. } | Asked::Flush | Asked::Status { .. } | Asked::Cache => {}

@@ -25,6 +25,8 @@ pub(crate) struct VolumeState {
     pub(crate) mapped: BTreeSet<u64>,
     /// Trims and zeroings in flight.
     pub(crate) zeroing: u32,
+    /// When the last of them ended.
+    pub(crate) zeroed: Tick,
     /// Being resized or deleted: requests may be refused.
     pub(crate) unsettled: bool,
 }

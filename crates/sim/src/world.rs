@@ -153,6 +153,7 @@ impl World {
                 incarnation: 0,
                 mapped: Default::default(),
                 zeroing: 0,
+                zeroed: 0,
                 unsettled: false,
             })
             .collect();
