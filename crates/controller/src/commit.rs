@@ -40,7 +40,7 @@ impl Controller {
         let (session, volume) = self.live_session(agent, epoch).ok_or(CommitError::Fenced)?;
         let (volume_id, pool_id) = (session.volume, session.pool);
         let repeated = volume.progress.answered.contains(&(epoch, request.0));
-        if repeated && !self.config.planted.has(Bug::RepeatNotRecognised) {
+        if repeated {
             // Its batch may be on its way still; this answer goes out behind it.
             self.after.push(After::MapCommitted { agent, request, epoch });
             return Ok(());
@@ -116,6 +116,11 @@ impl Controller {
         volume.progress.sequence += 1;
         let (branch, generation, sequence) = (volume.branch_id(), volume.branch.generation, volume.progress.sequence);
         let size = volume.record.region_size;
+        let frees_first = self.config.planted.has(Bug::FreeBeforeCommit);
+        if frees_first {
+            self.free_units(pool_id, checked.frees.clone());
+            self.send_batch();
+        }
         for delta in commit.pages.iter().filter(|delta| !delta.runs.is_empty()) {
             self.batch.put(Key::Table(branch, delta.page, generation, sequence), table::encode(size, &delta.runs));
             self.folds.delta_added(branch, delta.page);
@@ -132,7 +137,7 @@ impl Controller {
             pool.mapped_units = pool.mapped_units + checked.taken - checked.freed_mapped;
             pool.granted_units -= ungranted;
         }
-        if !self.config.planted.has(Bug::FreesForgotten) {
+        if !frees_first && !self.config.planted.has(Bug::FreesForgotten) {
             self.free_units(pool_id, checked.frees.clone());
         }
         let freed = if self.config.planted.has(Bug::UsageForgotten) { 0 } else { checked.freed_mapped };

@@ -8,7 +8,6 @@ use crate::fetch::ScanPurpose;
 use crate::fold::Folds;
 use crate::grant_map::GrantMap;
 use crate::jobs::Job;
-use crate::planted::Bug;
 use crate::recover::Unanswered;
 use crate::state::{AttachRequest, Claims, Disk, Growth, Pool, Session, Volume};
 use api::{Error, Response};
@@ -57,6 +56,7 @@ pub struct Controller {
     pub(crate) batch: Batch,
     pub(crate) after: Vec<After>,
     pub(crate) pending: VecDeque<(BatchId, Vec<After>)>,
+    commits: Vec<Effect>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) touched_pools: BTreeSet<PoolId>,
     pub(crate) touched_volumes: BTreeSet<VolumeId>,
@@ -147,6 +147,12 @@ impl Controller {
         } else if let Event::Api(id, _) = event {
             self.effects.push(Effect::Reply(id, Err(Error::unavailable("the metadata store failed; try again"))));
         }
+        self.hand_out(out);
+    }
+
+    /// Batches lead: a shell that performs an effect at once, and so comes to another batch, keeps their order.
+    pub(crate) fn hand_out(&mut self, out: &mut Vec<Effect>) {
+        out.append(&mut self.commits);
         out.append(&mut self.effects);
     }
 
@@ -344,6 +350,18 @@ impl Controller {
             return;
         }
         self.review_touched();
+        self.send_batch();
+        self.catalog.refresh(&self.volumes);
+        if let Some(deadline) = self.deadline
+            && self.announced_deadline != Some(deadline)
+        {
+            self.announced_deadline = Some(deadline);
+            self.effects.push(Effect::SetTimer(deadline));
+        }
+    }
+
+    /// Sends off the changes gathered so far as one batch.
+    pub(crate) fn send_batch(&mut self) {
         if self.counters_changed {
             self.counters_changed = false;
             self.batch.put(Key::Counters, self.counters.encode());
@@ -353,15 +371,7 @@ impl Controller {
             let id = BatchId(self.next_id());
             let (batch, after) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.after));
             self.pending.push_back((id, after));
-            // First of all effects: a shell that performs one at once, and so comes to another batch, keeps their order.
-            self.effects.insert(0, Effect::Commit { id, batch });
-        }
-        self.catalog.refresh(&self.volumes);
-        if let Some(deadline) = self.deadline
-            && self.announced_deadline != Some(deadline)
-        {
-            self.announced_deadline = Some(deadline);
-            self.effects.push(Effect::SetTimer(deadline));
+            self.commits.push(Effect::Commit { id, batch });
         }
     }
 
@@ -426,10 +436,6 @@ impl Controller {
             let freed = pool.allocator.quarantine(*run);
             assert!(freed.is_ok(), "NO_REGION_OWNED_TWICE: freeing {run:?}: {freed:?}");
         }
-        if self.config.planted.has(Bug::QuarantineSkipped) {
-            runs.iter().for_each(|run| pool.allocator.release(*run));
-            return;
-        }
         if !runs.is_empty() {
             self.after.push(After::Release(pool_id, runs));
         }
@@ -477,6 +483,7 @@ impl Controller {
             batch: Batch::new(),
             after: Vec::new(),
             pending: VecDeque::new(),
+            commits: Vec::new(),
             effects: Vec::new(),
             touched_pools: BTreeSet::new(),
             touched_volumes: BTreeSet::new(),

@@ -2,6 +2,7 @@
 
 use crate::engine::Controller;
 use crate::event::{Effect, Scan, ScanId};
+use crate::planted::Bug;
 use model::{BranchId, EntryRun, Epoch, Generation, MapEntry, PageIndex, REGIONS_PER_PAGE, RegionSize};
 use std::time::Duration;
 use store::{Key, KeyRange, StoreError, table};
@@ -145,7 +146,8 @@ impl Controller {
         let (runs, absent_until) = match found {
             Ok(found) => {
                 self.folds.deltas_counted(branch, fetch.page, found.deltas.len());
-                let next = found.next.map_or(pages, |next| next.0.min(pages));
+                let beyond = u32::from(self.config.planted.has(Bug::AbsentTooFar));
+                let next = found.next.map_or(pages, |next| next.0.saturating_add(beyond).min(pages));
                 (table::without_zeroes(found.runs), next.max(fetch.page.0.saturating_add(1)))
             }
             // What the store cannot tell is lost: better an I/O error than wrong bytes.

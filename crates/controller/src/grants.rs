@@ -76,6 +76,9 @@ impl Controller {
     fn answer_grant(&mut self, request: &GrantRequest, result: Result<Vec<UnitRun>, GrantError>) {
         let (agent, epoch, request) = (request.agent, request.epoch, request.request);
         match result {
+            Ok(runs) if self.config.planted.has(Bug::GrantBeforeCommit) => {
+                self.to_agent(agent, ControllerMessage::Granted { request, epoch, result: Ok(runs) });
+            }
             Ok(runs) => self.after.push(After::Granted { agent, request, epoch, runs }),
             Err(error) => self.to_agent(agent, ControllerMessage::Granted { request, epoch, result: Err(error) }),
         }
@@ -106,9 +109,6 @@ impl Controller {
     /// How many regions the limits of the volume and of its pool leave (D7, D8).
     fn headroom(&self, epoch: Epoch, asking: &Asking) -> Headroom {
         let (volume, pool) = (&self.volumes[&asking.volume], &self.pools[&asking.pool]);
-        if self.config.planted.has(Bug::LimitsUnchecked) {
-            return Headroom { regions: u64::MAX, limit: None };
-        }
         let held_bytes = volume.used_bytes() + self.grants.units_of(epoch) * UNIT_BYTES;
         let left = |limit: Option<u64>, used: u64| {
             limit.map_or(u64::MAX, |limit| limit.saturating_sub(used) / asking.region_size.bytes())

@@ -22,40 +22,37 @@ impl Planted {
 /// A bug that can be planted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bug {
-    /// Freed units may be given out before the batch that frees them is durable.
-    QuarantineSkipped,
+    /// What a commit frees is free in a batch of its own, before the one that unmaps it.
+    FreeBeforeCommit,
     /// A commit is answered before it is durable.
     AnswerBeforeCommit,
+    /// A grant is answered before it is durable.
+    GrantBeforeCommit,
     /// Grants are not recorded: after a crash their units belong to nobody.
     GrantNotRecorded,
     /// Units that were mapped stay in their grant, and return to the pool with it.
     TakenForgotten,
-    /// The units of a dead session return before the nodes have fenced it.
-    ReclaimBeforeFence,
-    /// The freed units of a commit stay allocated for ever.
+    /// The units that a commit frees stay allocated for ever.
     FreesForgotten,
-    /// The limits of volumes and pools are not looked at.
-    LimitsUnchecked,
-    /// A repeated commit is not recognised.
-    RepeatNotRecognised,
-    /// Folding a page forgets the last delta.
-    FoldDropsDelta,
     /// What a commit frees is still counted as its volume's.
     UsageForgotten,
+    /// Folding a page forgets the last delta.
+    FoldDropsDelta,
+    /// The answer to a page fault says that the next page there is were absent.
+    AbsentTooFar,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::QuarantineSkipped,
+    pub const ALL: [Self; 9] = [
+        Self::FreeBeforeCommit,
         Self::AnswerBeforeCommit,
+        Self::GrantBeforeCommit,
         Self::GrantNotRecorded,
         Self::TakenForgotten,
-        Self::ReclaimBeforeFence,
         Self::FreesForgotten,
-        Self::LimitsUnchecked,
-        Self::RepeatNotRecognised,
-        Self::FoldDropsDelta,
         Self::UsageForgotten,
+        Self::FoldDropsDelta,
+        Self::AbsentTooFar,
     ];
 }

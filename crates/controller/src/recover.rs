@@ -317,7 +317,7 @@ impl Controller {
         }
         self.catalog.touch();
         self.finish_step();
-        out.append(&mut self.effects);
+        self.hand_out(out);
     }
 
     /// What outlives this controller after [`crate::Event::CommitFailed`]: hand it to the [`Controller::recover`] of its

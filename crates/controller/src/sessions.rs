@@ -1,7 +1,6 @@
 //! Sessions: attachments, their ends, and fences around those that ended badly.
 
 use crate::engine::{After, Command, Controller};
-use crate::planted::Bug;
 use crate::state::{AttachRequest, Session, SessionStage, Volume};
 use model::{Epoch, VolumeId};
 use std::collections::BTreeSet;
@@ -142,7 +141,7 @@ impl Controller {
         let command = self.next_command();
         let floor = self.fence_floor();
         self.to_nodes(command, &NodeOrder::Fence { floor, epochs: epochs.clone() });
-        if nodes.is_empty() || self.config.planted.has(Bug::ReclaimBeforeFence) {
+        if nodes.is_empty() {
             return self.fenced(&epochs);
         }
         self.commands.insert(command, Command::Fence { epochs, nodes });

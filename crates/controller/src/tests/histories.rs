@@ -381,6 +381,7 @@ fn planted_bugs_are_found() {
         Bug::UsageForgotten,
         Bug::FoldDropsDelta,
         Bug::AnswerBeforeCommit,
+        Bug::GrantBeforeCommit,
     ] {
         assert!(goes_wrong(bug, 200), "{bug:?} is not found");
     }
