@@ -15,14 +15,13 @@ pub(crate) fn sim(arguments: &[String]) -> Result<bool> {
 
 /// The benches, optimised, and what they measure, with the arguments as given.
 pub(crate) fn bench(arguments: &[String]) -> Result<bool> {
-    // What the map costs is measured inside one program; everything else needs the server.
-    let measured: &[&str] = match arguments.first().map(String::as_str) {
-        Some("map") => &["--package", "sim"],
-        Some("list" | "help") => &[],
+    // What the map costs is measured inside the bench itself; everything else needs the server.
+    let server: &[&str] = match arguments.first().map(String::as_str) {
+        Some("map" | "list" | "help") => &[],
         _ => &["--package", "acre"],
     };
     let mut build = cargo(&["build", "--release", "--package", "bench"]);
-    if !passes(build.args(measured))? {
+    if !passes(build.args(server))? {
         return Ok(false);
     }
     passes(Command::new(tree::programs("release")?.join("bench")).args(arguments))

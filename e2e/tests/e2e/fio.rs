@@ -9,7 +9,15 @@ use crate::serve;
 /// Runs one fio job against a volume and checks that it verified something and found nothing wrong.
 fn fio(uri: &str, arguments: &[&str]) -> Result<()> {
     let target = format!("--uri={uri}");
-    let mut all = vec!["--name=job", "--ioengine=nbd", &target, "--thread", "--output-format=json", "--verify_fatal=1"];
+    let mut all = vec![
+        "--name=job",
+        "--ioengine=nbd",
+        &target,
+        "--thread",
+        "--output-format=json",
+        "--verify_fatal=1",
+        "--verify_state_save=0",
+    ];
     all.extend(arguments);
     let output = run("fio", &all)?;
     let json = output.find('{').map(|begin| &output[begin..]).context("fio printed no JSON")?;

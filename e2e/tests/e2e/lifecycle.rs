@@ -145,7 +145,7 @@ fn one_connection_is_served_on_standard_input_and_output() -> Result<()> {
     if standin() {
         return Ok(());
     }
-    let server = Server::prepare(Options::disk("512M").with("--stdio").with("demo"))?;
+    let server = Server::prepare(Options::disk("512M"))?;
     let (ours, theirs) = UnixStream::pair()?;
     let mut serve = std::process::Command::new(acre_path());
     serve.current_dir(server.folder()).arg("serve").arg("--data").arg(server.data());
@@ -156,15 +156,24 @@ fn one_connection_is_served_on_standard_input_and_output() -> Result<()> {
     // The command holds their end of the pair until it is gone.
     drop(serve);
     ours.set_read_timeout(Some(Duration::from_secs(20)))?;
-    let mut session = Handshake::over(Stream::Unix(ours))?.go("demo")?;
-    ensure!(session.size_bytes() == TIB, "the volume demo has {} bytes", session.size_bytes());
-    ensure!(session.write(GIB_HALF, &noise(1, 8192), 1)? == 0 && session.read(GIB_HALF, 8192)? == noise(1, 8192));
-    session.leave()?;
-    let status = wait(&mut child, Duration::from_secs(20))?.context("the server stays after its client left")?;
+    let outcome = one_session(Stream::Unix(ours));
+    let status = wait(&mut child, Duration::from_secs(20))?;
+    if status.is_none() {
+        child.kill()?;
+        child.wait()?;
+    }
     let mut said = String::new();
     child.stderr.take().context("no stderr")?.read_to_string(&mut said)?;
-    ensure!(status.success(), "it ended with {status}: {said}");
+    outcome.with_context(|| said.clone())?;
+    ensure!(status.is_some_and(|status| status.success()), "it ended with {status:?} after its client left: {said}");
     Ok(())
+}
+
+fn one_session(stream: Stream) -> Result<()> {
+    let mut session = Handshake::over(stream)?.go("demo")?;
+    ensure!(session.size_bytes() == TIB, "the volume demo has {} bytes", session.size_bytes());
+    ensure!(session.write(GIB_HALF, &noise(1, 8192), 1)? == 0 && session.read(GIB_HALF, 8192)? == noise(1, 8192));
+    session.leave()
 }
 
 const GIB_HALF: u64 = 512 * MIB;
@@ -191,7 +200,8 @@ fn a_socket_handed_over_by_a_supervisor_is_served() -> Result<()> {
     serve.arg(format!("unix:{}", api.display())).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut child = serve.spawn()?;
     let uri = format!("nbd+unix:///demo?socket={}", socket.display());
-    let served = run("nbdinfo", &["--size", &uri]);
+    let bound = eventually("the supervisor has its socket", Duration::from_secs(10), || Ok(socket.exists()));
+    let served = bound.and_then(|()| run("nbdinfo", &["--size", &uri]));
     signal(child.id(), "TERM")?;
     let status = wait(&mut child, Duration::from_secs(20))?;
     if status.is_none() {
@@ -310,7 +320,10 @@ fn the_first_start_makes_a_pool_a_disk_and_a_volume_and_says_what_to_type() -> R
     let output = File::create(&log)?;
     serve.current_dir(folder.path()).arg("serve").stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let mut child = serve.spawn()?;
-    let outcome = first_look(folder.path());
+    // What to paste is said last, when everything is there.
+    let told = || Ok(std::fs::read_to_string(&log)?.contains("nbdinfo"));
+    let outcome =
+        eventually("it says what to type", Duration::from_secs(20), told).and_then(|()| first_look(folder.path()));
     signal(child.id(), "TERM")?;
     let status = wait(&mut child, Duration::from_secs(20))?;
     if status.is_none() {
@@ -327,8 +340,7 @@ fn the_first_start_makes_a_pool_a_disk_and_a_volume_and_says_what_to_type() -> R
 }
 
 fn first_look(folder: &std::path::Path) -> Result<()> {
-    let socket = Endpoint::Unix(folder.join("acre-data/nbd.sock"));
-    eventually("the server listens", Duration::from_secs(20), || Ok(socket.connect().is_ok()))?;
+    Endpoint::Unix(folder.join("acre-data/nbd.sock")).connect()?;
     let mut session = Handshake::open(&Endpoint::Tcp("127.0.0.1:10809".into()))?.go("demo")?;
     ensure!(session.size_bytes() == TIB);
     ensure!(session.write(0, &noise(1, 4096), 1)? == 0);
