@@ -3,10 +3,10 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests have clocks, threads and processes")]
 
 use serde_json::Value;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -163,6 +163,47 @@ fn a_second_server_on_the_same_directory_is_refused_and_so_is_an_offline_audit()
     let nothing = place.acre().args(["audit", "--data", "nothing"]).output().unwrap();
     assert_eq!(nothing.status.code(), Some(3));
     assert_eq!(place.start(&mut place.serve()).stop(), Some(0));
+}
+
+/// Writes 4 KiB to a volume over NBD, durably, and leaves.
+fn write_block(socket: &Path, volume: &str) {
+    let mut host = UnixStream::connect(socket).unwrap();
+    host.read_exact(&mut [0; 18]).unwrap();
+    let length = (volume.len() as u32).to_be_bytes();
+    // Flags (fixed newstyle, no zeroes), then EXPORT_NAME; the answer is a size and flags.
+    let choice = [&3_u32.to_be_bytes()[..], b"IHAVEOPT", &1_u32.to_be_bytes(), &length, volume.as_bytes()].concat();
+    host.write_all(&choice).unwrap();
+    host.read_exact(&mut [0; 10]).unwrap();
+    let request = |flags: u16, kind: u16, length: u32| {
+        let head = [0x2560_9513_u32.to_be_bytes(), ((u32::from(flags) << 16) | u32::from(kind)).to_be_bytes()].concat();
+        [&head[..], &[7; 8], &0_u64.to_be_bytes(), &length.to_be_bytes()].concat()
+    };
+    host.write_all(&[request(1, 1, 4096), vec![0x5a; 4096]].concat()).unwrap();
+    let mut reply = [0; 16];
+    host.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[4..8], [0; 4], "the write succeeds");
+    host.write_all(&request(0, 2, 0)).unwrap();
+}
+
+#[test]
+fn a_volume_that_holds_data_is_deleted_by_force_alone() {
+    let place = Place::new();
+    let server = place.start(&mut place.serve());
+    place.run("volume create empty 1G");
+    place.run("volume delete empty");
+    write_block(&place.path("nbd.sock"), "demo");
+    let output = place.acre().args(["volume", "delete", "demo"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(9), "{}", complaint(&output));
+    assert!(
+        complaint(&output).contains("holds 64 KiB") && complaint(&output).contains("--force"),
+        "{}",
+        complaint(&output)
+    );
+    assert_eq!(place.run("volume map demo")["mapped_regions"], 1);
+    place.run("volume delete demo --force");
+    assert_eq!(place.run("volume list").as_array().map(Vec::len), Some(0));
+    assert_eq!(place.run("audit")["clean"], true);
+    assert_eq!(server.stop(), Some(0));
 }
 
 #[test]

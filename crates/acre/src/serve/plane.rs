@@ -4,7 +4,7 @@ use crate::control::{ControlPlane, Pending};
 use crate::engine::{EngineHandle, EngineReport};
 use crate::metrics::{DiskMetrics, MetricsSnapshot, VolumeMetrics};
 use api::{Disk, DiskCounters, DiskState, Error, Request, Response, Status, Volume, VolumeCounters};
-use model::{DiskId, VolumeId};
+use model::{ByteSize, DiskId, VolumeId};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -67,8 +67,26 @@ impl EnginePlane {
     }
 
     async fn ask(&self, request: Request) -> Result<Response, Error> {
+        if let Request::VolumeDelete { name, force: false } = &request {
+            self.check_empty(name).await?;
+        }
         let response = self.engine.request(request).await?;
         self.completed(response).await
+    }
+
+    /// Refuses what would destroy data unasked. (What a host has not flushed yet does not count, but then the host has
+    /// the volume attached, which the controller refuses.)
+    async fn check_empty(&self, name: &str) -> Result<(), Error> {
+        let shown = self.engine.request(Request::VolumeShow { name: name.into() }).await?;
+        if let Response::Volume(volume) = shown
+            && volume.used_bytes > 0
+        {
+            return Err(Error::needs_force(format!(
+                "volume {name:?} holds {}; to delete it with its data: acre volume delete {name} --force",
+                ByteSize(volume.used_bytes)
+            )));
+        }
+        Ok(())
     }
 
     async fn gather(&self) -> Result<MetricsSnapshot, Error> {
