@@ -1,0 +1,4 @@
+//! An allocation page from the metadata store.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pool::fuzzing::page(data));

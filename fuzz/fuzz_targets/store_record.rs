@@ -1,0 +1,4 @@
+//! A record of the metadata store.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| store::fuzzing::record(data));
