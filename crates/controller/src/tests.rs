@@ -3,5 +3,6 @@
 mod faults;
 mod histories;
 mod operators;
+mod scale;
 mod space;
 mod world;

@@ -210,3 +210,39 @@ fn volumes_of_different_region_sizes_share_a_pool() {
     assert_eq!(world.pool().used_bytes, 3 * ((16 << 10) + (64 << 10) + 4 * MIB), "C1");
     world.assert_clean();
 }
+
+#[test]
+fn grants_wait_in_order_while_a_logical_disk_is_made() {
+    let mut world = World::with_pool(64);
+    let (one, two) = (world.create("one", 1 << 40), world.create("two", 1 << 40));
+    let (mut first, mut second) = (world.attach(AGENT, one), world.attach(OTHER, two));
+    world.hold_preparations = true;
+    let earlier = world.request_grant(&first, 1, 1);
+    let later = world.request_grant(&second, 1, 1);
+    assert_eq!(world.granted(&mut first, earlier), None, "D10: queued, not refused");
+    assert_eq!(world.granted(&mut second, later), None);
+    assert_eq!(world.pool().logical_disks, 0);
+    world.let_preparations_go();
+    assert_eq!(world.granted(&mut first, earlier), Some(Ok(1)));
+    assert_eq!(world.granted(&mut second, later), Some(Ok(1)));
+    assert!(first.free[0].unit < second.free[0].unit, "in the order asked");
+    world.assert_clean();
+}
+
+#[test]
+fn a_disk_that_fails_is_left_out_when_the_pool_grows() {
+    let mut world = World::with_pool(64);
+    world.add_disk("second", 64).unwrap();
+    world.prepare_results.push_back(IoError::Device);
+    let volume = world.create("a", 1 << 40);
+    let mut host = world.attach(AGENT, volume);
+    assert!(world.grant(&mut host, 1, 1).is_ok());
+    assert_eq!(world.pool().state, api::PoolState::Degraded);
+    assert!(
+        world
+            .alerts
+            .iter()
+            .any(|change| matches!(change, AlertChange::Raised(alert) if alert.kind == AlertKind::DiskFailed))
+    );
+    world.assert_clean();
+}

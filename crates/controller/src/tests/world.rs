@@ -41,6 +41,9 @@ pub(super) struct World {
     /// The node says nothing to fences until this is cleared.
     pub(super) hold_fences: bool,
     held_fences: Vec<Event>,
+    /// The node says nothing to preparations until this is cleared.
+    pub(super) hold_preparations: bool,
+    held_preparations: Vec<Event>,
     pub(super) judgement: Judgement,
     pub(super) recoveries: u32,
     last_request: u64,
@@ -70,6 +73,8 @@ impl World {
             prepare_results: VecDeque::new(),
             hold_fences: false,
             held_fences: Vec::new(),
+            hold_preparations: false,
+            held_preparations: Vec::new(),
             judgement: Judgement::Blank,
             recoveries: 0,
             last_request: 0,
@@ -167,6 +172,8 @@ impl World {
         let report = Event::FromNode(node, NodeReport { command, result: fails.map_or(Ok(()), Err) });
         if matches!(order, NodeOrder::Fence { .. }) && self.hold_fences {
             self.held_fences.push(report);
+        } else if matches!(order, NodeOrder::Prepare { .. }) && self.hold_preparations {
+            self.held_preparations.push(report);
         } else {
             self.events.push_back(report);
         }
@@ -176,6 +183,12 @@ impl World {
     pub(super) fn let_fences_go(&mut self) {
         self.hold_fences = false;
         self.events.extend(std::mem::take(&mut self.held_fences));
+        self.settle();
+    }
+
+    pub(super) fn let_preparations_go(&mut self) {
+        self.hold_preparations = false;
+        self.events.extend(std::mem::take(&mut self.held_preparations));
         self.settle();
     }
 
