@@ -206,7 +206,7 @@ pub struct TlsOptions {
     /// The server's private key, PEM.
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// Ask clients for a certificate signed by one of these, PEM.
+    /// Ask NBD clients for a certificate signed by one of these, PEM. (Operators show the token instead.)
     #[arg(long, value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
     /// Which client may open which volumes, TOML: a table `clients` from a client's DNS name, common name or

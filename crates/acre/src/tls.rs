@@ -19,8 +19,10 @@ pub type AllowedVolumes = Option<Arc<BTreeSet<String>>>;
 pub struct ServerTls {
     /// Whether clients may or must.
     pub choice: TlsChoice,
-    /// Certificates and how clients are verified.
-    pub config: Arc<ServerConfig>,
+    /// For hosts, which may have to show a certificate.
+    pub hosts: Arc<ServerConfig>,
+    /// For operators, who show a token and need no certificate.
+    pub operators: Arc<ServerConfig>,
     /// Which client may open what.
     pub clients: ClientRules,
 }
@@ -50,18 +52,21 @@ impl ServerTls {
         let chain = certificates(certificate)?;
         let key = PrivateKeyDer::from_pem_file(key)
             .map_err(|error| anyhow::anyhow!("no private key in {}: {error}", key.display()))?;
-        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-        let builder = match &options.tls_client_ca {
-            None => builder.with_no_client_auth(),
+        let configure = |verifier| {
+            let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+            let config = builder.with_client_cert_verifier(verifier).with_single_cert(chain.clone(), key.clone_key());
+            config.map(Arc::new).context("the certificate does not fit its key")
+        };
+        let hosts = match &options.tls_client_ca {
+            None => configure(WebPkiClientVerifier::no_client_auth())?,
             Some(path) => {
                 let roots = Arc::new(roots(path)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build()?;
-                builder.with_client_cert_verifier(verifier)
+                configure(WebPkiClientVerifier::builder_with_provider(roots, provider()).build()?)?
             }
         };
-        let config = builder.with_single_cert(chain, key).context("the certificate does not fit its key")?;
+        let operators = configure(WebPkiClientVerifier::no_client_auth())?;
         let clients = options.tls_clients.as_deref().map_or(Ok(ClientRules::default()), ClientRules::load)?;
-        Ok(Some(Self { choice: options.tls, config: Arc::new(config), clients }))
+        Ok(Some(Self { choice: options.tls, hosts, operators, clients }))
     }
 }
 

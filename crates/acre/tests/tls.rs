@@ -34,6 +34,8 @@ impl Certificate {
             tls: choice,
             tls_cert: Some(self.path("cert")),
             tls_key: Some(self.path("key")),
+            // Hosts are asked for a certificate; operators are not.
+            tls_client_ca: Some(self.path("cert")),
             ..TlsOptions::default()
         };
         ServerTls::load(&options).expect("good files").expect("TLS is not off")

@@ -174,7 +174,7 @@ async fn maybe_tls(shared: Shared, stream: TcpStream) {
             return Ok((Some(stream), None));
         }
         // Whoever speaks no TLS where it is required fails here.
-        let accepted = TlsAcceptor::from(Arc::clone(&tls.config)).accept(stream).await?;
+        let accepted = TlsAcceptor::from(Arc::clone(&tls.operators)).accept(stream).await?;
         io::Result::Ok((None, Some(accepted)))
     };
     match tokio::time::timeout(shared.limits.header_within, opening).await {

@@ -123,7 +123,7 @@ fn start_engine(
             TlsChoice::Allow => TlsPolicy::Allow,
             TlsChoice::Require => TlsPolicy::Require,
         },
-        tls: tls.map(|tls| Arc::clone(&tls.config)),
+        tls: tls.map(|tls| Arc::clone(&tls.hosts)),
         clients,
         connections_max: options.connections as usize,
         handshake: HANDSHAKE,
