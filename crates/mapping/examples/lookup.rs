@@ -3,7 +3,7 @@
 //! `cargo run --release -p mapping --example lookup`
 #![allow(clippy::print_stdout, clippy::disallowed_types)]
 
-use mapping::{PageTable, Segments, encode_page};
+use mapping::{PageTable, Segments};
 use model::{
     BLOCK_BYTES, BlockRange, ByteRange, DiskRegion, Generation, LogicalDiskId, PageIndex, REGIONS_PER_PAGE,
     RegionIndex, RegionSize, UnitIndex,
@@ -59,22 +59,11 @@ fn report(name: &str, table: &PageTable, regions: u64, mapped_bytes_each: u64) {
         })
     };
     let (small, large) = (read(4 << 10), read(256 << 10));
-    let pages = (0..(regions / u64::from(REGIONS_PER_PAGE)) as u32).map(PageIndex);
-    let encoded: usize = pages
-        .map(|page| {
-            let runs: Vec<_> = table.page(page).expect("every page is loaded").runs().collect();
-            encode_page(&runs, SIZE).len()
-        })
-        .sum();
     let resident = table.resident_bytes();
     let tebibytes = (regions * mapped_bytes_each) as f64 / (1_u64 << 40) as f64;
     println!("{name}");
     println!("  lookup {entry:.1} ns · resolve a 4 KiB read {small:.1} ns, a 256 KiB read {large:.1} ns");
-    println!(
-        "  resident {resident} bytes ({:.2} a region), encoded {encoded} bytes ({:.2} a region)",
-        resident as f64 / regions as f64,
-        encoded as f64 / regions as f64
-    );
+    println!("  resident {resident} bytes ({:.2} a region)", resident as f64 / regions as f64);
     println!("  per TiB of address space: resident {:.2} MiB", resident as f64 / tebibytes / (1 << 20) as f64);
 }
 

@@ -5,21 +5,19 @@
 //! - [`view`]: what a lookup answers, without allocating.
 //! - [`stack`]: how writes, trims and snapshots change the layers of one region.
 //! - [`resolve`]: where the bytes of a read come from, where those of a write go.
-//! - [`codec`]: the durable form of pages and of deltas.
+//!
+//! What is durable of this is encoded by `store`.
 //!
 //! Everything here is data and functions of it. No I/O, no clock, no rights, no allocation of disk space: who may change
 //! a page, and where a new region comes from, is the agent's and the controller's to know.
 #![forbid(unsafe_code)]
 
-pub mod codec;
-pub mod fuzzing;
 pub mod page;
 pub mod resolve;
 pub mod stack;
 pub mod table;
 pub mod view;
 
-pub use codec::{DecodeError, apply_delta, decode_delta, decode_page, encode_delta, encode_page};
 pub use page::TablePage;
 pub use resolve::{
     BlockStatus, BlockStatuses, Fault, Segment, Segments, Source, Step, Steps, WriteSegment, WriteSegments,

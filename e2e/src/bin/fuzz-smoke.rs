@@ -17,8 +17,6 @@ type Decoder = fn(&[u8]);
 const TARGETS: &[(&str, Decoder)] = &[
     ("nbd-server", nbd::fuzzing::server),
     ("nbd-client", nbd::fuzzing::client),
-    ("mapping-page", mapping::fuzzing::page),
-    ("mapping-delta", mapping::fuzzing::delta),
     ("pool-page", pool::fuzzing::page),
     ("pool-label", pool::fuzzing::label),
     ("store-key", store::fuzzing::key),

@@ -1,4 +1,0 @@
-//! A delta of a table page from the metadata store.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mapping::fuzzing::delta(data));
