@@ -333,7 +333,7 @@ impl Connection {
 /// Runs what this process was called with.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::from(run(std::env::args_os(), &mut std::io::stdout().lock(), &mut std::io::stderr()))
+    ExitCode::from(run(std::env::args_os(), &mut std::io::stdout(), &mut std::io::stderr()))
 }
 
 /// Runs a command line and gives its exit code: what is asked for goes to `out`, complaints go to `complaints`.
