@@ -345,7 +345,9 @@ impl World {
             ErrorCode::NoSpace if self.plan.disk_faults.out_of_space > 0 || store_may_fail => Ok(()),
             ErrorCode::NoSpace => match &request.asked {
                 Asked::Write { assured: true, .. } => told(Invariant::FullIsHarmless, "its blocks have storage"),
-                Asked::Write { .. } | Asked::Zero { keep_space: true, .. } if self.plan.ample => {
+                Asked::Write { .. } | Asked::Zero { keep_space: true, .. }
+                    if self.plan.ample && state.plan.limit_bytes.is_none() =>
+                {
                     told(Invariant::NoErrorWithoutFault, "the pool has room for everything")
                 }
                 Asked::Write { .. } | Asked::Zero { keep_space: true, .. } => Ok(()),

@@ -7,11 +7,13 @@ use crate::verdict::{Invariant, Violation};
 use crate::world::{CLUSTER, World};
 use api::{AuditReport, Response};
 use controller::{BatchId, Config, Controller, DiskInspection, Effect, Event, Inspection, Scan, Survivors, inspect};
-use model::Time;
+use model::{Time, VolumeId};
 use pool::{DiskLabel, Judgement};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
-use store::{Batch, MemoryStore, MetaStore, StoreError, StoreView};
+use store::keys::Tag;
+use store::records::{Record, VolumeProgress};
+use store::{Batch, Key, KeyRange, MemoryStore, MetaStore, StoreError, StoreView};
 use wire::{ControllerMessage, NodeId};
 
 /// The controller of one life.
@@ -243,6 +245,27 @@ pub(crate) fn audit(store: &MemoryStore) -> Result<AuditReport, Violation> {
     match inspect::answer(store, &Inspection::Audit) {
         Ok(Response::Audit(report)) => Ok(report),
         other => Err(Violation::new(Invariant::NoRegionOwnedTwice, format!("the audit answers {other:?}"))),
+    }
+}
+
+/// What every volume's map holds, in bytes, as its progress counts it. (The audit compares that with the map.)
+pub(crate) fn mapped_bytes(store: &MemoryStore) -> Result<BTreeMap<VolumeId, u64>, Violation> {
+    let mut mapped = BTreeMap::new();
+    let mut damaged = None;
+    let scanned = store.scan(&KeyRange::tag(Tag::VolumeProgress), &mut |key, value| {
+        match (Key::decode(key), VolumeProgress::decode(value)) {
+            (Some(Key::VolumeProgress(volume)), Ok(progress)) => {
+                mapped.insert(volume, progress.mapped_units * model::UNIT_BYTES);
+            }
+            other => damaged = Some(format!("{other:?}")),
+        }
+        ControlFlow::Continue(())
+    });
+    match (scanned, damaged) {
+        (Ok(()), None) => Ok(mapped),
+        (scanned, damaged) => {
+            Err(Violation::new(Invariant::NoRegionOwnedTwice, format!("a volume's count: {scanned:?} {damaged:?}")))
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::control::audit;
 use crate::disk::DiskFaults;
+use crate::fabric::Happening;
 use crate::host::{Farewell, Link};
 use crate::operator::audit_is_clean;
 use crate::verdict::{Invariant, Violation};
@@ -56,6 +57,51 @@ impl World {
         self.operator.ask_again();
         self.plan_operator();
         self.reconnect_hosts();
+    }
+
+    /// One agent dies alone. What it has sent is still on its way, and slow: nodes must refuse it before anybody else is
+    /// given what it held.
+    pub(crate) fn agent_dies(&mut self) {
+        if !self.may_fail() || !self.process.serving {
+            return;
+        }
+        let count = self.process.agents.len();
+        let slot = self.random.below(count as u64) as usize;
+        let number = self.process.agents[slot].number;
+        self.counts.crashes += 1;
+        self.trace.note(self.now, "AGENT DIES", [number as u64, 0, 0]);
+        self.process.agents[slot] = crate::world::AgentShell::new(&self.plan, number + count);
+        let mut random = self.random.fork();
+        self.queue.put_off(|(_, happening)| match happening {
+            Happening::NodeAsked { agent, .. } if *agent == number => Some(random.below(20_000_000)),
+            Happening::DiskDone { node, .. } if *node == slot => Some(random.below(10_000_000)),
+            _ => None,
+        });
+        let gone: Vec<_> = self.process.doors.iter().filter(|(_, door)| door.agent == Some(slot)).collect();
+        let gone: Vec<_> = gone.into_iter().map(|(id, door)| (*id, door.host)).collect();
+        for (id, host) in gone {
+            self.process.doors.remove(&id);
+            self.process.tickets.retain(|_, ticket| ticket.door != id);
+            if self.hosts[host].door == id {
+                self.hosts[host].link = Link::Down;
+                self.hosts[host].in_flight.clear();
+                self.nudge(host, 1);
+            }
+        }
+        self.tick += 1;
+        for (index, volume) in self.volumes.iter_mut().enumerate().filter(|(index, _)| index % count == slot) {
+            volume.oracle.crash(self.tick, false);
+            volume.mapped.clear();
+            volume.zeroing = 0;
+            self.orphans.values_mut().for_each(|requests| requests.retain(|(of, _)| *of != index));
+        }
+        let delay = self.random.delay(1_000_000);
+        self.later(delay, Happening::AgentMissed(number));
+    }
+
+    pub(crate) fn agent_missed(&mut self, agent: usize) {
+        self.process.known_dead.insert(agent);
+        self.controller_step(controller::Event::AgentGone(wire::AgentId(agent as u32)));
     }
 
     fn reconnect_hosts(&mut self) {
@@ -139,6 +185,8 @@ impl World {
         };
         let result = audit_is_clean(&report);
         self.check(result);
+        let result = self.limits_hold();
+        self.check(result);
         let broken = self.plan.has_faults();
         if !broken && report.granted_units > 0 {
             let detail = format!("{} units are granted to nobody", report.granted_units);
@@ -151,5 +199,19 @@ impl World {
             let detail = format!("{} units are mapped though every volume was trimmed", report.mapped_units);
             self.fail(Violation::new(Invariant::FullIsHarmless, detail));
         }
+    }
+
+    /// No volume holds more than its limit.
+    fn limits_hold(&self) -> Result<(), Violation> {
+        let mapped = crate::control::mapped_bytes(&self.store)?;
+        for volume in &self.volumes {
+            let (Some(id), Some(limit)) = (volume.id, volume.plan.limit_bytes) else { continue };
+            let used = mapped.get(&id).copied().unwrap_or(0);
+            if used > limit {
+                let detail = format!("{} holds {used} bytes, and may hold {limit}", volume.name);
+                return Err(Violation::new(Invariant::LimitsHold, detail));
+            }
+        }
+        Ok(())
     }
 }

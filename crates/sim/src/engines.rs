@@ -69,6 +69,7 @@ impl World {
     fn agent_effect(&mut self, agent: usize, effect: agent::Effect) -> Option<u64> {
         match effect {
             agent::Effect::ToNode(request) => {
+                let agent = self.process.agents[agent].number;
                 self.hop(Way::AgentToNode(agent), Happening::NodeAsked { agent, request });
                 None
             }
@@ -86,6 +87,12 @@ impl World {
                     if let Some(state) = state {
                         state.oracle.session_fails(self.tick);
                     }
+                }
+                let agent = self.process.agents[agent].number;
+                if matches!(message, AgentMessage::Commit { .. }) && self.random.permille(self.plan.repeats) {
+                    // An answer that was lost: the agent asks again, by the same name.
+                    let message = message.clone();
+                    self.hop(Way::AgentToController(agent), Happening::ControllerAsked { agent, message });
                 }
                 self.hop(Way::AgentToController(agent), Happening::ControllerAsked { agent, message });
                 None
@@ -234,7 +241,32 @@ impl World {
         self.trace.tell(self.now, || format!("  {:?} {:?}", request.credentials.epoch, request.operation));
         let epoch = request.credentials.epoch;
         let from = wire::AgentId(agent as u32);
-        self.node_step(agent, node::Event::FromAgent(from, request), Some(epoch));
+        self.node_step(self.slot_of_number(agent), node::Event::FromAgent(from, request), Some(epoch));
+    }
+
+    /// The place of an agent and its node, by its number.
+    fn slot_of_number(&self, number: usize) -> usize {
+        number % self.process.agents.len()
+    }
+
+    /// The place of an agent that lives.
+    fn living(&self, number: usize) -> Option<usize> {
+        let slot = self.slot_of_number(number);
+        (self.process.agents[slot].number == number).then_some(slot)
+    }
+
+    pub(crate) fn node_answered(&mut self, agent: usize, reply: wire::NodeReply) {
+        if let Some(slot) = self.living(agent) {
+            self.agent_step(slot, agent::Event::FromNode(reply));
+        }
+    }
+
+    pub(crate) fn agent_told(&mut self, agent: usize, message: wire::ControllerMessage) {
+        self.trace.note(self.now, "agent told", [agent as u64, 0, 0]);
+        self.trace.tell(self.now, || format!("  {message:?}"));
+        if let Some(slot) = self.living(agent) {
+            self.agent_step(slot, agent::Event::FromController(message));
+        }
     }
 
     pub(crate) fn node_told(&mut self, node: usize, command: NodeCommand) {
@@ -296,6 +328,9 @@ impl World {
     pub(crate) fn controller_asked(&mut self, agent: usize, message: AgentMessage) {
         self.trace.note(self.now, "controller asked", [agent as u64, 0, 0]);
         self.trace.tell(self.now, || format!("  {message:?}"));
-        self.controller_step(controller::Event::FromAgent(wire::AgentId(agent as u32), message));
+        // The dead are heard until their death is known; what comes later is dropped.
+        if !self.process.known_dead.contains(&agent) {
+            self.controller_step(controller::Event::FromAgent(wire::AgentId(agent as u32), message));
+        }
     }
 }

@@ -45,6 +45,10 @@ pub(crate) enum Happening {
     OperatorActs,
     /// The clock jumps ahead.
     ClockJumps,
+    /// One agent dies, alone.
+    AgentDies,
+    /// The controller is told that an agent died.
+    AgentMissed(usize),
 }
 
 /// A way that messages take in order.

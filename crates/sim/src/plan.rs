@@ -106,6 +106,10 @@ pub struct Plan {
     pub garbage: u32,
     /// What operators do.
     pub operator: Vec<OperatorAction>,
+    /// How often an agent dies alone, what it has sent still under way.
+    pub agent_deaths: u32,
+    /// Commits that are sent twice, in thousandths of them.
+    pub repeats: u32,
     /// How often the clock jumps ahead.
     pub clock_jumps: u32,
     /// Mean delays, in nanoseconds: of a message, a disk, the store, and between two requests of a host.
@@ -150,6 +154,8 @@ impl Plan {
             drops: if random.permille(250) { random.between(1, 20) as u32 } else { 0 },
             garbage: 0,
             operator: Vec::new(),
+            agent_deaths: if random.permille(200) { random.between(1, 4) as u32 } else { 0 },
+            repeats: random.pick(&[0, 0, 100]),
             clock_jumps: u32::from(random.permille(100)) * 2,
             hop_nanos: random.pick(&[200, 5_000, 50_000]),
             disk_nanos: random.pick(&[10_000, 100_000, 2_000_000]),
@@ -216,7 +222,8 @@ fn draw_volume(random: &mut Random) -> VolumePlan {
         }
     }
     windows.sort_unstable();
-    VolumePlan { size_bytes, region_size, windows, hosts: random.between(1, 3) as u32, limit_bytes: None }
+    let limit_bytes = random.permille(150).then(|| random.between(1, 32) * region_size.bytes());
+    VolumePlan { size_bytes, region_size, windows, hosts: random.between(1, 3) as u32, limit_bytes }
 }
 
 fn draw_disks(random: &mut Random, wanted: u64, ample: bool) -> Vec<DiskPlan> {

@@ -57,11 +57,14 @@ impl<T> Queue<T> {
         self.heap.peek().map(|Reverse(entry)| entry.at.0)
     }
 
-    /// Everything that was to come, in order; nothing is any more.
-    pub fn drain(&mut self) -> Vec<T> {
+    /// Puts off, by what `delay` says, everything it says something of; each keeps its place among its equals.
+    pub fn put_off(&mut self, mut delay: impl FnMut(&T) -> Option<u64>) {
         let mut all: Vec<_> = std::mem::take(&mut self.heap).into_iter().map(|Reverse(entry)| entry).collect();
         all.sort();
-        all.into_iter().map(|entry| entry.event).collect()
+        for mut entry in all {
+            entry.at.0 += delay(&entry.event).unwrap_or(0);
+            self.heap.push(Reverse(entry));
+        }
     }
 }
 

@@ -60,6 +60,12 @@ scenarios! {
     ClockJumps = "clock-jumps",
     /// Peers send garbage (faults 46 to 48).
     Garbage = "garbage",
+    /// Agents die holding grants, their last requests still under way (faults 5, 9 and 10).
+    AgentDies = "agent-dies",
+    /// A commit is done, its answer lost, and it is sent again (fault 4).
+    CommitRepeated = "commit-repeated",
+    /// Volumes reach their limits.
+    VolumeLimits = "volume-limits",
     /// Volumes come and go.
     VolumesComeAndGo = "volumes-come-and-go",
 }
@@ -137,6 +143,21 @@ impl Scenario {
             }
             Self::ClockJumps => plan.clock_jumps = 10,
             Self::Garbage => plan.garbage = 60,
+            Self::AgentDies => {
+                tighten(plan, Mix { trim: 15, ..writes });
+                plan.agent_deaths = 8;
+                plan.disk_nanos = 2_000_000;
+            }
+            Self::CommitRepeated => {
+                plan.mix = Mix { flush: 15, trim: 15, ..writes };
+                plan.repeats = 500;
+            }
+            Self::VolumeLimits => {
+                plan.mix = Mix { trim: 10, ..writes };
+                for volume in &mut plan.volumes {
+                    volume.limit_bytes = Some(random.between(1, 8) * volume.region_size.bytes());
+                }
+            }
             Self::VolumesComeAndGo => plan.operator = vec![OperatorAction::Recreate; 4],
         }
     }

@@ -25,13 +25,15 @@ pub enum Invariant {
     NoErrorWithoutFault,
     /// A peer's garbage closes its own connection and touches nothing else.
     GarbageIsHarmless,
+    /// No volume holds more than its limit.
+    LimitsHold,
     /// No engine panics.
     NoPanic,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AckedFlushIsDurable,
         Self::NoRegionOwnedTwice,
         Self::NoForeignBytes,
@@ -42,6 +44,7 @@ impl Invariant {
         Self::ReadsSeeTheLastWrite,
         Self::NoErrorWithoutFault,
         Self::GarbageIsHarmless,
+        Self::LimitsHold,
         Self::NoPanic,
     ];
 
@@ -59,6 +62,7 @@ impl Invariant {
             Self::ReadsSeeTheLastWrite => "READS_SEE_THE_LAST_WRITE",
             Self::NoErrorWithoutFault => "NO_ERROR_WITHOUT_FAULT",
             Self::GarbageIsHarmless => "GARBAGE_IS_HARMLESS",
+            Self::LimitsHold => "LIMITS_HOLD",
             Self::NoPanic => "NO_PANIC",
         }
     }

@@ -18,7 +18,7 @@ use agent::{Agent, AgentConfig};
 use model::{BufferPool, ClusterId, VolumeId};
 use nbd::server::{ContextSet, RequestId, ServerConfig};
 use node::Node;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use store::MemoryStore;
 
@@ -32,6 +32,8 @@ const EVENTS_MAX: u64 = 250_000;
 /// An agent and what its shell holds for it.
 #[derive(Debug)]
 pub(crate) struct AgentShell {
+    /// What it is called: its place, and a multiple of the number of agents for each that died there.
+    pub(crate) number: usize,
     pub(crate) engine: Agent,
     pub(crate) buffers: BufferPool,
     /// The earliest tick that is on its way.
@@ -50,6 +52,8 @@ pub(crate) struct Ticket {
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) agents: Vec<AgentShell>,
+    /// Agents that died and of which the controller knows.
+    pub(crate) known_dead: BTreeSet<usize>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) control: Control,
     pub(crate) doors: BTreeMap<u64, Door>,
@@ -200,6 +204,10 @@ impl World {
             let at = self.now + self.random.below(500_000_000);
             self.queue.push(at, (u32::MAX, Happening::ClockJumps));
         }
+        for _ in 0..self.plan.agent_deaths {
+            let at = self.now + self.random.below(200_000_000);
+            self.queue.push(at, (u32::MAX, Happening::AgentDies));
+        }
         while self.verdict.is_none() && self.phase != Phase::Over {
             let Some((at, (life, happening))) = self.queue.pop() else {
                 self.stuck("nothing is on its way");
@@ -267,13 +275,11 @@ impl World {
             Happening::ToClient { host, door, bytes } => self.client_hears(host, door, &bytes),
             Happening::ServerGone { host, door } => self.server_gone(host, door),
             Happening::NodeAsked { agent, request } => self.node_asked(agent, request),
-            Happening::NodeAnswered { agent, reply } => self.agent_step(agent, agent::Event::FromNode(reply)),
+            Happening::NodeAnswered { agent, reply } => self.node_answered(agent, reply),
             Happening::ControllerAsked { agent, message } => self.controller_asked(agent, message),
-            Happening::AgentTold { agent, message } => {
-                self.trace.note(now, "agent told", [agent as u64, 0, 0]);
-                self.trace.tell(now, || format!("  {message:?}"));
-                self.agent_step(agent, agent::Event::FromController(message));
-            }
+            Happening::AgentTold { agent, message } => self.agent_told(agent, message),
+            Happening::AgentDies => self.agent_dies(),
+            Happening::AgentMissed(agent) => self.agent_missed(agent),
             Happening::NodeTold { node, command } => self.node_told(node, command),
             Happening::NodeReported { node, report } => self.node_reported(node, report),
             Happening::DiskDone { node, disk, key } => self.disk_done(node, disk, key),
@@ -323,15 +329,20 @@ impl World {
     }
 }
 
+impl AgentShell {
+    pub(crate) fn new(plan: &Plan, number: usize) -> Self {
+        let config = AgentConfig { planted: PlantedBug::agent(plan.planted), ..AgentConfig::default() };
+        Self { number, engine: Agent::new(config), buffers: BufferPool::new(4 << 20), due: None }
+    }
+}
+
 impl Process {
     pub(crate) fn new(plan: &Plan, crash: Option<(u64, bool)>) -> Self {
-        let config = AgentConfig { planted: PlantedBug::agent(plan.planted), ..AgentConfig::default() };
-        let agents = (0..plan.agents)
-            .map(|_| AgentShell { engine: Agent::new(config), buffers: BufferPool::new(4 << 20), due: None })
-            .collect();
+        let agents = (0..plan.agents as usize).map(|number| AgentShell::new(plan, number)).collect();
         let nodes = (0..plan.agents).map(|_| Node::with_planted(CLUSTER, PlantedBug::node(plan.planted))).collect();
         Self {
             agents,
+            known_dead: BTreeSet::new(),
             nodes,
             control: Control::new(plan),
             doors: BTreeMap::new(),
