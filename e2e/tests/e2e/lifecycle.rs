@@ -149,7 +149,7 @@ fn one_connection_is_served_on_standard_input_and_output() -> Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut serve = std::process::Command::new(acre_path());
     serve.current_dir(server.folder()).arg("serve").arg("--data").arg(server.data());
-    serve.args(["--disk", "disk-0:512M", "--stdio", "demo"]);
+    serve.args(["--disk", "disk-0:512M", "--stdio"]);
     serve.stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs.try_clone()?)));
     serve.stdout(Stdio::from(std::os::fd::OwnedFd::from(theirs))).stderr(Stdio::piped());
     let mut child = serve.spawn()?;
@@ -189,7 +189,7 @@ fn a_socket_handed_over_by_a_supervisor_is_served() -> Result<()> {
     // Only the handing over is Python: what a supervisor does before exec.
     let script = "import os,socket,sys\n\
         s=socket.socket(socket.AF_UNIX);s.bind(sys.argv[1]);s.listen(8)\n\
-        os.dup2(s.fileno(),3,inheritable=True)\n\
+        os.dup2(s.fileno(),3);os.set_inheritable(3,True)\n\
         os.environ.update(LISTEN_FDS='1',LISTEN_PID=str(os.getpid()))\n\
         os.execv(sys.argv[2],sys.argv[2:])";
     let api = server.folder().join("api.sock");
@@ -200,7 +200,9 @@ fn a_socket_handed_over_by_a_supervisor_is_served() -> Result<()> {
     serve.arg(format!("unix:{}", api.display())).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut child = serve.spawn()?;
     let uri = format!("nbd+unix:///demo?socket={}", socket.display());
-    let bound = eventually("the supervisor has its socket", Duration::from_secs(10), || Ok(socket.exists()));
+    let bound = eventually("the supervisor has its socket", Duration::from_secs(10), || {
+        Ok(UnixStream::connect(&socket).is_ok())
+    });
     let served = bound.and_then(|()| run("nbdinfo", &["--size", &uri]));
     signal(child.id(), "TERM")?;
     let status = wait(&mut child, Duration::from_secs(20))?;
