@@ -466,8 +466,6 @@ impl DataThread {
 fn segment_for_nbd(segment: agent::ReadSegment) -> nbd::server::ReadSegment {
     match segment {
         agent::ReadSegment::Hole { length } => nbd::server::ReadSegment::Hole { length },
-        agent::ReadSegment::Data { buffer, start, length } => {
-            nbd::server::ReadSegment::Data { buffer, start, length }
-        }
+        agent::ReadSegment::Data { buffer, start, length } => nbd::server::ReadSegment::Data { buffer, start, length },
     }
 }

@@ -1,9 +1,7 @@
 //! The connections of a data thread: accepted, driven by their protocol, moved to the thread of their volume, closed.
 
 use crate::engine::data::{DataMessage, DataThread};
-use crate::engine::host::{
-    Export, Host, Receiving, SLICES_MAX, SendBatch, TLS_RECEIVE_BYTES, TLS_SEND_BYTES, io_id,
-};
+use crate::engine::host::{Export, Host, Receiving, SLICES_MAX, SendBatch, TLS_RECEIVE_BYTES, TLS_SEND_BYTES, io_id};
 use crate::engine::tls::TlsStream;
 use agent::{HostId, HostVolume, IoKind, IoRequest, StatusExtent};
 use model::IoBuffer;

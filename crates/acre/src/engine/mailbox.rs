@@ -1,7 +1,7 @@
 //! How threads hand messages to a data thread: a queue, and a wake-up of its reactor.
 
 use reactor::Waker;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// The sending end of a data thread's mailbox.
 pub(crate) struct Mailbox<T> {
@@ -32,8 +32,5 @@ impl<T> Mailbox<T> {
 
 /// Takes everything that is in.
 pub(crate) fn drain<T>(receiver: &Receiver<T>) -> impl Iterator<Item = T> + '_ {
-    std::iter::from_fn(|| match receiver.try_recv() {
-        Ok(message) => Some(message),
-        Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-    })
+    std::iter::from_fn(|| receiver.try_recv().ok())
 }

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The exports a client certificate opens (`None`: all), or why it opens nothing.
-pub type ClientRule =
-    dyn Fn(Option<&[u8]>) -> Result<Option<Arc<BTreeSet<String>>>, String> + Send + Sync;
+pub type ClientRule = dyn Fn(Option<&[u8]>) -> Result<Option<Arc<BTreeSet<String>>>, String> + Send + Sync;
 
 /// Settings and counters that all data threads share.
 pub(crate) struct DataSettings {
