@@ -209,7 +209,7 @@ pub struct TlsOptions {
     /// Ask NBD clients for a certificate signed by one of these, PEM. (Operators show the token instead.)
     #[arg(long, value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
-    /// Which client may open which volumes, TOML: a table `clients` from a client's DNS name, common name or
+    /// Which client may open which volumes, TOML: a table `clients` from a DNS name of a client's certificate or its
     /// `sha256:…` fingerprint to a list of volumes (`["*"]` for all). Clients that are not in it are refused.
     #[arg(long, value_name = "FILE", requires = "tls_client_ca")]
     pub tls_clients: Option<PathBuf>,
