@@ -10,8 +10,13 @@ use model::{BlockRange, EntryRun, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, 
 use store::records::{JobRecord, Record};
 use store::{Key, KeyRange, StoreError, table};
 
-/// How many pairs one step reads at first.
+/// How many pairs the first step reads.
 const JOB_SCAN_LIMIT: usize = 64;
+/// How many a step reads when they map little.
+const JOB_SCAN_LIMIT_SPARSE: usize = 1024;
+/// A step that frees fewer runs is followed by a larger one, and one that frees four times as many by a smaller one, so
+/// that nobody else waits long for the controller.
+const JOB_RUNS: usize = 4096;
 /// The most pairs one step reads, however many deltas one page has.
 const JOB_SCAN_LIMIT_MAX: usize = 1 << 16;
 
@@ -20,13 +25,15 @@ const JOB_SCAN_LIMIT_MAX: usize = 1 << 16;
 pub(crate) struct Job {
     pub(crate) record: JobRecord,
     next_page: PageIndex,
+    /// How many pairs the next step reads.
+    limit: usize,
     running: bool,
     finished: bool,
 }
 
 impl Job {
     pub(crate) fn new(record: JobRecord) -> Self {
-        Self { record, next_page: PageIndex(0), running: false, finished: false }
+        Self { record, next_page: PageIndex(0), limit: JOB_SCAN_LIMIT, running: false, finished: false }
     }
 
     pub(crate) fn volume(&self) -> VolumeId {
@@ -86,7 +93,8 @@ impl Controller {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if !busy && !job.running {
             job.running = true;
-            self.scan(ScanPurpose::Job { job: id, limit: JOB_SCAN_LIMIT });
+            let limit = job.limit;
+            self.scan(ScanPurpose::Job { job: id, limit });
         }
     }
 
@@ -116,8 +124,14 @@ impl Controller {
         for page in &pages {
             self.take_back(volume_id, &record, page, &mut frees);
         }
+        let runs = frees.len();
         self.free_of_volume(volume_id, frees);
         let job = self.jobs.get_mut(&id).expect("it was found above");
+        job.limit = match runs {
+            0..JOB_RUNS => (job.limit * 2).min(JOB_SCAN_LIMIT_SPARSE),
+            _ if runs > 4 * JOB_RUNS => (job.limit / 2).max(4),
+            _ => job.limit,
+        };
         if let Some(last) = pages.last() {
             job.next_page = PageIndex(last.page.0.saturating_add(1));
         }

@@ -128,6 +128,10 @@ impl Page {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let Self::Bitmap(words) = self else { return vec![u8::from(*self == Self::Full)] };
+        // A run takes at least a byte: with more of them than the bitmap has bytes there is no need to try.
+        if changes(words) >= BITMAP_BYTES as u32 {
+            return encode_bits(words);
+        }
         let mut bytes = vec![2];
         let mut at = 0;
         let mut set = false;
@@ -142,8 +146,7 @@ impl Page {
             (at, set) = (end, !set);
         }
         if bytes.len() > BITMAP_BYTES {
-            bytes = vec![3];
-            bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+            bytes = encode_bits(words);
         }
         bytes
     }
@@ -195,6 +198,23 @@ impl Page {
         }
         if at == UNITS_PER_PAGE { Ok(page) } else { Err(PageError("its runs end early")) }
     }
+}
+
+/// How often the state changes from one unit to the next.
+fn changes(words: &[u64; WORDS]) -> u32 {
+    let (mut count, mut last) = (0, 0);
+    for word in words {
+        count += (word ^ (word << 1 | last)).count_ones();
+        last = word >> 63;
+    }
+    count
+}
+
+fn encode_bits(words: &[u64; WORDS]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(BITMAP_BYTES + 1);
+    bytes.push(3);
+    bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    bytes
 }
 
 #[cfg(test)]
