@@ -19,6 +19,8 @@ mod engines;
 mod fabric;
 mod host;
 mod operator;
+#[cfg(test)]
+mod oracle_tests;
 pub mod oracle;
 pub mod plan;
 pub mod planted;
