@@ -58,6 +58,11 @@ struct Plan {
 
 /// Runs `bench map` with these arguments.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    if let [part, store] = arguments
+        && part == measure::WEIGH
+    {
+        return measure::weigh(Path::new(store));
+    }
     let plan = plan(arguments)?;
     let folder = match &plan.folder {
         Some(folder) => folder.clone(),
@@ -144,6 +149,7 @@ fn create(folder: &Path) -> Result<Value> {
     const VOLUMES: usize = 21;
     let mut world = world(folder, "create.redb")?;
     let before = contents(world.view())?;
+    let committing = world.committing;
     let mut millis = Vec::new();
     for index in 0..VOLUMES {
         let begun = Instant::now();
@@ -151,9 +157,12 @@ fn create(folder: &Path) -> Result<Value> {
         millis.push(begun.elapsed().as_secs_f64() * 1e3);
     }
     let bytes = contents(world.view())?.since(&before) / VOLUMES as u64;
+    let commit_millis = (world.committing - committing).as_secs_f64() * 1e3 / VOLUMES as f64;
     let (median, worst) = (lookup::median(&mut millis), millis.last().copied().unwrap_or_default());
-    tell::create(median, worst, bytes);
-    Ok(json!({"volumes": VOLUMES, "millis": median, "millis_max": worst, "metadata_bytes": bytes}))
+    tell::create(median, worst, commit_millis, bytes);
+    Ok(
+        json!({"volumes": VOLUMES, "millis": median, "millis_max": worst, "commit_millis": commit_millis, "metadata_bytes": bytes}),
+    )
 }
 
 /// Fills a new volume step by step, and says what each step came to.
@@ -196,5 +205,8 @@ fn random(plan: &Plan, folder: &Path) -> Result<Value> {
     let spans = [(4 * GIB).min(span_bytes), span_bytes];
     let costs = lookup::costs(&mut world, id, &volume, &spans, plan.reads)?;
     tell::costs("random", &costs);
-    Ok(json!({"fill": figures, "lookups": costs}))
+    println!("\nstarting after kill -9 of that");
+    let starts = start::starts(world.path(), folder, id, span_bytes)?;
+    tell::starts(&starts);
+    Ok(json!({"fill": figures, "lookups": costs, "starts": starts}))
 }

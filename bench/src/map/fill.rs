@@ -12,7 +12,7 @@ use serde::Serialize;
 use store::records::{Record, VolumeRecord};
 use store::{Key, KeyRange, StoreView};
 
-use crate::map::measure::{Contents, compacted_bytes, contents, folded, per_tib, resident_of};
+use crate::map::measure::{Contents, compacted_bytes, contents, controller_bytes, folded, per_tib};
 use crate::map::random::Random;
 use crate::map::world::World;
 
@@ -56,9 +56,12 @@ pub(crate) struct Figures {
     pub(crate) file_bytes: u64,
     pub(crate) file_compacted_bytes: u64,
     pub(crate) seconds: f64,
-    pub(crate) nanos_per_region: f64,
+    pub(crate) nanos_per_write: f64,
     /// The same without the store's transactions.
-    pub(crate) engine_nanos_per_region: f64,
+    pub(crate) engine_nanos_per_write: f64,
+    /// For each region mapped for the first time, if any was.
+    pub(crate) nanos_per_region: Option<f64>,
+    pub(crate) engine_nanos_per_region: Option<f64>,
     pub(crate) transactions: u64,
     pub(crate) commits: u64,
 }
@@ -114,8 +117,7 @@ impl Place<'_> {
         }
         let took = begun.elapsed();
         let committing = self.world.committing - committing;
-        let mut figures = self.figures(took, committing, assigned)?;
-        figures.writes = writes;
+        let mut figures = self.figures(took, took.saturating_sub(committing), assigned, writes)?;
         figures.flushes = flushes;
         figures.transactions = self.world.transactions - transactions;
         figures.commits = self.world.report(self.id)?.counters.commits - commits;
@@ -135,7 +137,7 @@ impl Place<'_> {
         }
     }
 
-    fn figures(&self, took: Duration, committing: Duration, assigned: u64) -> Result<Figures> {
+    fn figures(&self, took: Duration, engines: Duration, assigned: u64, writes: u64) -> Result<Figures> {
         let report = self.world.report(self.id)?;
         let view = self.world.view();
         let now = contents(view)?;
@@ -146,12 +148,13 @@ impl Place<'_> {
         let branch = branch_of(view, self.id)?;
         let table_folded = folded(view, &KeyRange::table(branch), size)?;
         let table = now.of("table").bytes - self.before.of("table").bytes;
-        let controller_bytes = resident_of(|| self.world.recover_again())?;
+        let controller = controller_bytes(self.world.path(), self.folder)?;
         let per_region = |bytes: u64| bytes as f64 / map.mapped_regions as f64;
-        let new_regions = (report.counters.regions_assigned - assigned).max(1) as f64;
+        let assigned = report.counters.regions_assigned - assigned;
+        let nanos = |time: Duration, of: u64| time.as_nanos() as f64 / of as f64;
         let metadata_bytes = now.since(&self.before);
         Ok(Figures {
-            writes: 0,
+            writes,
             flushes: 0,
             mapped_bytes,
             regions: map.mapped_regions,
@@ -162,8 +165,8 @@ impl Place<'_> {
             table_bytes: report.table_bytes as u64,
             table_bytes_per_tib: per_tib(report.table_bytes as u64, mapped_bytes),
             table_bytes_per_region: per_region(report.table_bytes as u64),
-            controller_bytes,
-            controller_bytes_per_tib: per_tib(controller_bytes, mapped_bytes),
+            controller_bytes: controller,
+            controller_bytes_per_tib: per_tib(controller, mapped_bytes),
             metadata_bytes,
             metadata_bytes_per_tib: per_tib(metadata_bytes, mapped_bytes),
             metadata_bytes_per_region: per_region(metadata_bytes),
@@ -175,8 +178,10 @@ impl Place<'_> {
             file_bytes: self.world.file_bytes()?,
             file_compacted_bytes: compacted_bytes(view, &self.folder.join("compacted.redb"))?,
             seconds: took.as_secs_f64(),
-            nanos_per_region: took.as_nanos() as f64 / new_regions,
-            engine_nanos_per_region: (took.saturating_sub(committing)).as_nanos() as f64 / new_regions,
+            nanos_per_write: nanos(took, writes),
+            engine_nanos_per_write: nanos(engines, writes),
+            nanos_per_region: (assigned > 0).then(|| nanos(took, assigned)),
+            engine_nanos_per_region: (assigned > 0).then(|| nanos(engines, assigned)),
             transactions: 0,
             commits: 0,
         })

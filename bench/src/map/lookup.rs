@@ -25,6 +25,8 @@ pub(crate) struct Cost {
     pub(crate) span_bytes: u64,
     /// The whole way through the agent, with a node that answers at once.
     pub(crate) request_nanos: f64,
+    /// Which share of the reads asked a disk; the others found holes.
+    pub(crate) from_disk: f64,
     /// Resolving the range in the table, to disk places.
     pub(crate) resolve_nanos: f64,
     /// Looking one region up.
@@ -42,11 +44,13 @@ pub(crate) fn costs(
     let table = table_of(world, id, volume)?;
     let mut random = Random::new(3);
     let mut requests = vec![Vec::new(); spans.len()];
+    let mut shares = vec![0.0; spans.len()];
     let mut resolves = vec![Vec::new(); spans.len()];
     let mut entries = vec![Vec::new(); spans.len()];
     for round in 0..=ROUNDS {
         for (index, span) in spans.iter().enumerate() {
-            let request = requests_nanos(world, volume, *span, reads, &mut random)?;
+            let (request, from_disk) = requests_nanos(world, volume, *span, reads, &mut random)?;
+            shares[index] = from_disk;
             let resolve = resolve_nanos(&table, *span, reads, &mut random);
             let entry = entry_nanos(&table, *span, reads, &mut random);
             // The first round only warms.
@@ -60,18 +64,27 @@ pub(crate) fn costs(
     let costs = spans.iter().enumerate().map(|(index, span)| Cost {
         span_bytes: *span,
         request_nanos: median(&mut requests[index]),
+        from_disk: shares[index],
         resolve_nanos: median(&mut resolves[index]),
         entry_nanos: median(&mut entries[index]),
     });
     Ok(costs.collect())
 }
 
-fn requests_nanos(world: &mut World, volume: &HostVolume, span: u64, reads: u64, random: &mut Random) -> Result<f64> {
+/// Nanoseconds a read, and which share of them asked a disk.
+fn requests_nanos(
+    world: &mut World,
+    volume: &HostVolume,
+    span: u64,
+    reads: u64,
+    random: &mut Random,
+) -> Result<(f64, f64)> {
+    let mut disk_bytes = 0;
     let begun = Instant::now();
     for _ in 0..reads {
-        world.read(volume, random.below(span / 4096) * 4096, 4096)?;
+        disk_bytes += world.read(volume, random.below(span / 4096) * 4096, 4096)?;
     }
-    Ok(begun.elapsed().as_nanos() as f64 / reads as f64)
+    Ok((begun.elapsed().as_nanos() as f64 / reads as f64, disk_bytes as f64 / (reads * 4096) as f64))
 }
 
 fn resolve_nanos(table: &PageTable, span: u64, reads: u64, random: &mut Random) -> f64 {

@@ -3,13 +3,20 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
+use controller::{Config, Controller, Survivors};
 use model::{EntryRun, PageIndex, RegionSize};
 use serde::Serialize;
 use store::keys::Tag;
 use store::{Batch, Change, Key, KeyRange, MetaStore, StoreView, table};
 use store_redb::RedbStore;
+
+use crate::program::run;
+
+/// The part of `bench map` that weighs a controller.
+pub(crate) const WEIGH: &str = "weigh";
 
 /// 1 TiB.
 pub(crate) const TIB: u64 = 1 << 40;
@@ -144,24 +151,39 @@ pub(crate) fn compacted_bytes(view: &impl StoreView, path: &Path) -> Result<u64>
     Ok(bytes)
 }
 
+/// What a controller of a store that is open occupies after a start, in bytes. A process of its own tells, on a copy of
+/// the store: what this one has freed before would hide what another takes.
+pub(crate) fn controller_bytes(store: &Path, folder: &Path) -> Result<u64> {
+    let copy = folder.join("weighed.redb");
+    std::fs::copy(store, &copy)?;
+    let mut weighing = Command::new(std::env::current_exe()?);
+    let said = run(weighing.args(["map", WEIGH]).arg(&copy))?;
+    std::fs::remove_file(&copy)?;
+    Ok(said.trim().parse()?)
+}
+
+/// What the process does that [`controller_bytes`] starts: recovers several controllers and prints what one of them takes.
+pub(crate) fn weigh(store: &Path) -> Result<()> {
+    const COPIES_MAX: usize = 4096;
+    /// So much that what the first ones left behind hardly counts.
+    const ENOUGH_BYTES: u64 = 32 << 20;
+    let store = RedbStore::open(store)?;
+    let recover = || Controller::recover(Config::default(), &store, Survivors::default());
+    let mut kept = (0..16).map(|_| recover()).collect::<Result<Vec<_>, _>>()?;
+    let (first, before) = (kept.len(), resident_bytes()?);
+    while kept.len() < COPIES_MAX && resident_bytes()? < before + ENOUGH_BYTES {
+        kept.push(recover()?);
+    }
+    println!("{}", resident_bytes()?.saturating_sub(before) / (kept.len() - first).max(1) as u64);
+    Ok(())
+}
+
 /// What this process has in memory, in bytes.
-pub(crate) fn resident_bytes() -> Result<u64> {
+fn resident_bytes() -> Result<u64> {
     const PAGE_BYTES: u64 = 4096;
     let text = std::fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = text.split(' ').nth(1).context("/proc/self/statm has no second field")?.parse()?;
     Ok(pages * PAGE_BYTES)
-}
-
-/// What one of `make` occupies, in bytes: several are made and kept, so that what is left over from before hardly counts.
-pub(crate) fn resident_of<T>(make: impl Fn() -> Result<T>) -> Result<u64> {
-    const COPIES: u64 = 16;
-    // The first one warms caches and leaves behind what making one takes.
-    let first = make()?;
-    let before = resident_bytes()?;
-    let copies = (0..COPIES).map(|_| make()).collect::<Result<Vec<T>>>()?;
-    let after = resident_bytes()?;
-    drop((first, copies));
-    Ok(after.saturating_sub(before) / COPIES)
 }
 
 /// `bytes` for `mapped` bytes, as bytes for a TiB.

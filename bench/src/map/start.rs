@@ -10,7 +10,7 @@ use rustix::fs::{Advice, fadvise};
 use serde::Serialize;
 
 use crate::map::mapper::Mapper;
-use crate::map::measure::{contents, resident_of};
+use crate::map::measure::{contents, controller_bytes};
 use crate::map::random::Random;
 use crate::map::world::World;
 
@@ -30,6 +30,12 @@ pub(crate) struct Start {
     pub(crate) allocation_bytes: u64,
     pub(crate) grant_pairs: u64,
     pub(crate) controller_bytes: u64,
+    pub(crate) starts: Starts,
+}
+
+/// Starts from copies of one store.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Starts {
     /// With the file in the system's cache.
     pub(crate) warm: Vec<Times>,
     /// With nothing of it there.
@@ -61,12 +67,9 @@ pub(crate) fn measure(folder: &Path, contiguous_bytes: u64, scattered_bytes: u64
     mapper.hold_a_grant(&mut world)?;
     let built_seconds = begun.elapsed().as_secs_f64();
     let kept = contents(world.view())?;
-    let controller_bytes = resident_of(|| world.recover_again())?;
+    let controller = controller_bytes(&path, folder)?;
     let file_bytes = world.file_bytes()?;
-    let mut copies =
-        Copies { path: &path, folder, volume, span_bytes: contiguous_bytes + 2 * scattered_bytes, made: 0 };
-    let warm = (0..ROUNDS).map(|_| copies.start(false)).collect::<Result<_>>()?;
-    let cold = (0..ROUNDS).map(|_| copies.start(true)).collect::<Result<_>>()?;
+    let starts = starts(&path, folder, volume, contiguous_bytes + 2 * scattered_bytes)?;
     drop(world);
     std::fs::remove_file(&path)?;
     Ok(Start {
@@ -77,9 +80,17 @@ pub(crate) fn measure(folder: &Path, contiguous_bytes: u64, scattered_bytes: u64
         metadata_bytes: kept.bytes,
         allocation_bytes: kept.of("allocation").bytes,
         grant_pairs: kept.of("grants").pairs,
-        controller_bytes,
-        warm,
-        cold,
+        controller_bytes: controller,
+        starts,
+    })
+}
+
+/// Kills whoever has the store open, so to speak, and starts from what is left of it, again and again.
+pub(crate) fn starts(store: &Path, folder: &Path, volume: VolumeId, span_bytes: u64) -> Result<Starts> {
+    let mut copies = Copies { path: store, folder, volume, span_bytes, made: 0 };
+    Ok(Starts {
+        warm: (0..ROUNDS).map(|_| copies.start(false)).collect::<Result<_>>()?,
+        cold: (0..ROUNDS).map(|_| copies.start(true)).collect::<Result<_>>()?,
     })
 }
 

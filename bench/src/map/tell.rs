@@ -9,16 +9,18 @@ use serde_json::{Value, json};
 use crate::map::fill::Figures;
 use crate::map::lookup::Cost;
 use crate::map::measure::TIB;
-use crate::map::start::{Start, Times};
+use crate::map::start::{Start, Starts, Times};
 use crate::program::run;
 
 /// What the server spends on a whole 4 KiB read in the goal that bounds it (P1), in nanoseconds.
 const REQUEST_BUDGET_NANOS: f64 = 6_000.0;
 
 /// Creating volumes.
-pub(crate) fn create(median_millis: f64, worst_millis: f64, bytes: u64) {
+pub(crate) fn create(median_millis: f64, worst_millis: f64, commit_millis: f64, bytes: u64) {
     println!("creating a 1 PiB volume");
-    println!("  {median_millis:.2} ms (worst {worst_millis:.2} ms), {bytes} bytes of metadata");
+    println!(
+        "  {median_millis:.2} ms (worst {worst_millis:.2} ms; {commit_millis:.2} ms of it the store's commit), {bytes} bytes of metadata"
+    );
 }
 
 /// A fill.
@@ -37,6 +39,11 @@ pub(crate) fn fill(name: &str, figures: &Figures) {
         figures.fragmentation
     );
     println!(
+        "  granted, not mapped  {} regions ({:.1} % of those mapped)",
+        figures.granted_regions,
+        figures.granted_regions as f64 / (*regions).max(1) as f64 * 100.0
+    );
+    println!(
         "  agent's table        {} resident; {} a TiB, {:.2} bytes a region",
         size(figures.table_bytes as f64),
         size(figures.table_bytes_per_tib),
@@ -46,6 +53,10 @@ pub(crate) fn fill(name: &str, figures: &Figures) {
         "  controller           {} resident after a start; {} a TiB",
         size(figures.controller_bytes as f64),
         size(figures.controller_bytes_per_tib)
+    );
+    println!(
+        "    both               {} a TiB (P9, contiguous: 1 MiB)",
+        size(figures.table_bytes_per_tib + figures.controller_bytes_per_tib)
     );
     println!(
         "  metadata             {} in keys and values; {} a TiB, {:.2} bytes a region",
@@ -67,13 +78,12 @@ pub(crate) fn fill(name: &str, figures: &Figures) {
         size(figures.file_compacted_bytes as f64)
     );
     println!(
-        "  time                 {:.1} s; {:.0} ns a region, {:.0} ns without the store's {} transactions ({} commits)",
-        figures.seconds,
-        figures.nanos_per_region,
-        figures.engine_nanos_per_region,
-        figures.transactions,
-        figures.commits
+        "  time                 {:.1} s; {:.0} ns a write, {:.0} ns without the store's {} transactions ({} commits)",
+        figures.seconds, figures.nanos_per_write, figures.engine_nanos_per_write, figures.transactions, figures.commits
     );
+    if let (Some(all), Some(engines)) = (figures.nanos_per_region, figures.engine_nanos_per_region) {
+        println!("                       {all:.0} ns a region mapped, {engines:.0} ns without the transactions");
+    }
 }
 
 /// Look-ups over the spans, the smallest first.
@@ -81,8 +91,9 @@ pub(crate) fn costs(name: &str, costs: &[Cost]) {
     println!("\na 4 KiB read at random, {name}");
     for cost in costs {
         println!(
-            "  over {:>9}  {:>5.0} ns through the agent; table alone {:>4.0} ns resolved, {:>4.0} ns looked up",
+            "  over {:>10} ({:>3.0} % from disk)  {:>5.0} ns through the agent; table alone {:>4.0} ns resolved, {:>4.0} ns looked up",
             size(cost.span_bytes as f64),
+            cost.from_disk * 100.0,
             cost.request_nanos,
             cost.resolve_nanos,
             cost.entry_nanos
@@ -115,7 +126,12 @@ pub(crate) fn start(start: &Start) {
         start.grant_pairs,
         size(start.controller_bytes as f64)
     );
-    for (name, times) in [("warm", &start.warm), ("cold", &start.cold)] {
+    starts(&start.starts);
+}
+
+/// Starts from copies of one store.
+pub(crate) fn starts(starts: &Starts) {
+    for (name, times) in [("warm", &starts.warm), ("cold", &starts.cold)] {
         let mut sorted: Vec<Times> = times.clone();
         sorted.sort_by(|one, other| one.total.total_cmp(&other.total));
         let (Some(median), Some(worst)) = (sorted.get(sorted.len() / 2), sorted.last()) else { continue };
@@ -144,7 +160,8 @@ pub(crate) fn write(results: &Value) -> Result<PathBuf> {
         |command: &mut Command| run(command).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned());
     let now = said(Command::new("date").args(["-u", "+%Y%m%dT%H%M%SZ"]));
     let commit = said(Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root));
-    let document = json!({"time": now, "commit": commit, "map": results});
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let document = json!({"time": now, "commit": commit, "load": load.trim(), "map": results});
     let file = folder.join(format!("map-{now}.json"));
     std::fs::write(&file, serde_json::to_string_pretty(&document)?)?;
     Ok(file)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent::{Agent, AgentConfig, HostId, HostVolume, IoId, IoKind, IoRequest, IoResult, ReadSegment, VolumeReport};
@@ -28,6 +28,7 @@ pub(crate) struct World {
     buffers: BufferPool,
     controller: Controller,
     store: RedbStore,
+    path: PathBuf,
     started: Instant,
     now: Time,
     timer: Option<Time>,
@@ -73,6 +74,7 @@ impl World {
             buffers: BufferPool::new(BUFFERS_BYTES),
             controller,
             store,
+            path: path.to_owned(),
             started,
             now: Time(0),
             timer: None,
@@ -190,9 +192,9 @@ impl World {
         Ok(self.store.space()?.used_bytes)
     }
 
-    /// Another controller, from what is durable.
-    pub(crate) fn recover_again(&self) -> Result<Controller> {
-        Ok(Controller::recover(config(), &self.store, Survivors::default())?)
+    /// Where the store lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Goes on until nothing moves any more.
@@ -288,7 +290,12 @@ impl World {
             Effect::ToNode(NodeRequest { id, operation, .. }) => {
                 let buffer = match operation {
                     DiskOperation::Read { buffer, .. } => Some(buffer),
-                    DiskOperation::Write { .. } | DiskOperation::Flush | DiskOperation::Discard { .. } => None,
+                    // A write's buffer is let go before it is answered, as a node does, so that it is used again.
+                    DiskOperation::Write { buffer, .. } => {
+                        drop(buffer);
+                        None
+                    }
+                    DiskOperation::Flush | DiskOperation::Discard { .. } => None,
                 };
                 let reply = agent::Event::FromNode(NodeReply { id, result: Ok(()), buffer });
                 self.agent.step(self.now, reply, &mut self.buffers, &mut self.from_agent);
