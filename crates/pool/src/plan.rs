@@ -1,7 +1,7 @@
 //! How a pool grows: the next logical disk, out of chunklets that are free.
 
 use crate::ChunkletMap;
-use model::{LogicalDiskId, LogicalDiskLayout, PoolId, RaidLevel, UNIT_BYTES};
+use model::{LogicalDiskId, LogicalDiskLayout, PoolId, RaidLevel, RegionSize, UNIT_BYTES};
 use std::collections::BTreeMap;
 
 /// The largest logical disk, in bytes: what `u32` units reach, and a little less so that no end overflows.
@@ -33,7 +33,7 @@ pub fn plan(
     let chunklet_bytes = disks[0].chunklet_bytes();
     let width = disks.len().min(WIDTH_MAX);
     let row_bytes = chunklet_bytes * width as u64;
-    let rows_max = (growth_bytes.min(GROWTH_BYTES_MAX) / row_bytes).max(1);
+    let rows_max = (growth_bytes.min(GROWTH_BYTES_MAX) / row_bytes).max(1).next_multiple_of(rows_together(row_bytes));
     let mut rows = Vec::new();
     for _ in 0..rows_max {
         // Stable and by free count, so that equal disks keep their columns and their chunklets their neighbours.
@@ -48,6 +48,12 @@ pub fn plan(
     debug_assert!(rows.iter().all(|row| row.len() == width));
     let layout = LogicalDiskLayout { id, pool, raid, step_bytes: STEP_BYTES, chunklet_bytes, rows };
     (layout.data_bytes() / UNIT_BYTES <= u64::from(u32::MAX)).then_some(layout)
+}
+
+/// How many rows it takes to hold whole regions of every size. One, but for the small chunklets of small disks.
+fn rows_together(row_bytes: u64) -> u64 {
+    let largest = RegionSize::MAX.bytes();
+    largest >> row_bytes.trailing_zeros().min(largest.trailing_zeros())
 }
 
 /// Of the disks with a free chunklet, those of one chunklet size: the size that most disks have, or else that has the
@@ -95,6 +101,13 @@ mod tests {
     }
 
     #[test]
+    fn logical_disks_of_small_chunklets_hold_whole_regions_of_every_size() {
+        let layout = plan_of(&[disk(1, 20), disk(2, 20), disk(3, 20)], MIB).unwrap();
+        assert_eq!(layout.data_bytes(), 12 * MIB);
+        assert_eq!([1, 2, 3, 4, 256].map(|mib| rows_together(mib * MIB)), [4, 2, 4, 1, 1]);
+    }
+
+    #[test]
     fn the_default_growth_suits_small_and_large_pools() {
         assert_eq!(default_growth_bytes(16 << 30), 1 << 30);
         assert_eq!(default_growth_bytes(1 << 40), 8 << 30);
@@ -116,7 +129,8 @@ mod tests {
                     prop_assert_eq!(row.len(), width);
                     prop_assert!(row.windows(2).all(|pair| pair[0].disk < pair[1].disk));
                 }
-                prop_assert!(layout.data_bytes() <= (growth * MIB).max(width as u64 * MIB));
+                let row = width as u64 * MIB;
+                prop_assert!(layout.data_bytes() <= (growth * MIB).max(row) + (rows_together(row) - 1) * row);
                 take_all(&mut disks, &layout);
                 taken += layout.rows.iter().map(|row| row.len() as u32).sum::<u32>();
             }
