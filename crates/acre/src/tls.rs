@@ -65,6 +65,9 @@ impl ServerTls {
             }
         };
         let operators = configure(WebPkiClientVerifier::no_client_auth())?;
+        if options.tls_clients.is_some() && options.tls != TlsChoice::Require {
+            bail!("rules for clients bind nobody who may leave TLS out; with --tls-clients, give --tls require");
+        }
         let clients = options.tls_clients.as_deref().map_or(Ok(ClientRules::default()), ClientRules::load)?;
         Ok(Some(Self { choice: options.tls, hosts, operators, clients }))
     }

@@ -133,7 +133,7 @@ pub struct StatusExtent {
     pub length: u64,
     /// Reads as zeroes and holds no data of its own.
     pub zero: bool,
-    /// No space is assigned to it.
+    /// Nothing is stored for it. (Space may be assigned to its region all the same.)
     pub hole: bool,
 }
 

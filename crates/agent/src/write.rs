@@ -348,7 +348,7 @@ impl Volume {
             match self.have_regions(context, wanted) {
                 Ok(true) => self.assign(&mut regions),
                 Ok(false) => return Err(Unplaced::Blocked),
-                Err(_) => return Err(Unplaced::Failed(IoError::OutOfSpace)),
+                Err(error) => return Err(Unplaced::Failed(io_error(error))),
             }
         }
         Ok(regions)
@@ -559,6 +559,19 @@ impl Volume {
             }
             self.changes.freed(region, place, self.attachment.region_size, self.inflight.next());
         }
+    }
+}
+
+/// What a host is told when no region was granted.
+pub(crate) fn io_error(error: wire::GrantError) -> IoError {
+    match error {
+        wire::GrantError::Fenced => IoError::Fenced,
+        // A store that failed is no full pool: hosts treat the two differently.
+        wire::GrantError::Unavailable => IoError::Device,
+        wire::GrantError::PoolFull
+        | wire::GrantError::PoolLimit
+        | wire::GrantError::VolumeLimit
+        | wire::GrantError::MetadataFull => IoError::OutOfSpace,
     }
 }
 

@@ -246,7 +246,7 @@ impl Volume {
                     match self.have_regions(context, left as u32) {
                         Ok(true) => {}
                         Ok(false) => return Err(Reserve::Blocked),
-                        Err(_) => return Err(Reserve::Failed(IoError::OutOfSpace)),
+                        Err(error) => return Err(Reserve::Failed(crate::write::io_error(error))),
                     }
                 }
                 self.assign_region(region, self.attachment.generation);

@@ -8,7 +8,7 @@ use model::{
     RaidLevel, RegionSize, Term, UNIT_BYTES, VOLUME_BYTES_MAX, VolumeId,
 };
 
-/// The format of the whole store: key schema and records together. See `docs/format.md`.
+/// The format of the whole store: key schema and records together. See `docs/on-disk-format.md`.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// A value of the store.

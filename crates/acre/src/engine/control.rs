@@ -189,9 +189,9 @@ impl ControlThread {
                 self.step(Event::LabelWritten { ticket, result });
             }
             Effect::OpenDisk { disk, path, label } => {
-                let result = disks::open(&path, &label).map(|file| {
-                    for thread in &self.threads {
-                        thread.post(DataMessage::Disk(disk, file.clone()));
+                let result = disks::open(&path, &label, self.threads.len()).map(|files| {
+                    for (thread, file) in self.threads.iter().zip(files) {
+                        thread.post(DataMessage::Disk(disk, file));
                     }
                 });
                 if let Err(reason) = &result {
@@ -200,6 +200,9 @@ impl ControlThread {
                 self.step(Event::DiskOpened { disk, result });
             }
             Effect::ReleaseDisk { disk, path } => {
+                for thread in &self.threads {
+                    thread.post(DataMessage::DiskReleased(disk));
+                }
                 if let Err(reason) = disks::release(&path) {
                     tracing::warn!(%disk, "{reason}");
                 }

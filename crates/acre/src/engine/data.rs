@@ -42,6 +42,8 @@ pub(crate) enum DataMessage {
     ToNode(NodeCommand),
     /// A disk that the node is about to be told of.
     Disk(DiskId, File),
+    /// A disk that belongs to no pool any more.
+    DiskReleased(DiskId),
     /// Another shard saw a disk fail.
     DiskFailed(DiskId),
     /// A connection whose volume belongs to this thread.
@@ -250,6 +252,9 @@ impl DataThread {
             DataMessage::Disk(disk, file) => {
                 self.files.insert(disk, file);
             }
+            DataMessage::DiskReleased(disk) => {
+                self.files.remove(&disk);
+            }
             DataMessage::DiskFailed(disk) => {
                 self.node.step(self.now, node::Event::DiskFailed(disk), &mut self.node_effects);
                 self.pump();
@@ -447,13 +452,15 @@ impl DataThread {
     }
 
     fn catalog_changed(&mut self) {
+        // By volume, not by name: it may have another name by now, and another volume may have its old one.
         let exports = self.catalog.current();
+        let sizes: BTreeMap<_, _> = exports.values().map(|entry| (entry.volume, entry.size_bytes)).collect();
         for index in self.hosts.indices() {
             let Some(host) = self.hosts.get_mut(index) else { continue };
-            if let Export::Open { name, .. } = &host.export
-                && let Some(entry) = exports.get(name)
+            if let Export::Open { volume, .. } = &host.export
+                && let Some(size_bytes) = sizes.get(volume)
             {
-                host.connection.export_resized(entry.size_bytes);
+                host.connection.export_resized(*size_bytes);
             }
         }
     }

@@ -7,7 +7,7 @@ use pool::{DiskLabel, Judgement, judge, label_offsets};
 use reactor::{File, OpenOptions};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The smallest disk worth having, in bytes.
@@ -37,7 +37,8 @@ fn make(path: &Path, size_bytes: Option<u64>) -> Result<bool, String> {
             if size_bytes < DISK_BYTES_MIN {
                 return Err(format!("{shown}: {size_bytes} bytes are too few for a disk; the least is 64 MiB"));
             }
-            let file = fs::OpenOptions::new().write(true).create_new(true).open(path);
+            // Tenants' bytes are nobody else's to read.
+            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
             file.and_then(|file| file.set_len(size_bytes)).map_err(|error| said(&shown, "cannot be made", &error))?;
             Ok(true)
         }
@@ -96,8 +97,11 @@ fn write_blocks(path: &str, size_bytes: u64, block: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a disk for I/O, if its label is still the one it was given.
-pub(crate) fn open(path: &str, label: &DiskLabel) -> Result<File, String> {
+/// Opens a disk for I/O once for each of `count` shards, if its label is still the one it was given.
+///
+/// The kernel reports a write that was lost once to each opening, so no shard's flush may use up another's report. The
+/// first opening holds the claim on the disk.
+pub(crate) fn open(path: &str, label: &DiskLabel, count: usize) -> Result<Vec<File>, String> {
     let found = inspect_existing(Path::new(path), label.cluster)?;
     match found.judgement {
         Judgement::Ours { label: found, mend } if found == *label => {
@@ -111,8 +115,11 @@ pub(crate) fn open(path: &str, label: &DiskLabel) -> Result<File, String> {
         }
         other => return Err(format!("{path} does not carry the label of {} any more ({other:?})", label.disk)),
     }
-    let options = OpenOptions { direct: true, exclusive: true, ..OpenOptions::default() };
-    File::open(Path::new(path), options).map_err(|error| said(path, "cannot be opened", &error))
+    let open = |index| {
+        let options = OpenOptions { direct: true, exclusive: index == 0, ..OpenOptions::default() };
+        File::open(Path::new(path), options).map_err(|error| said(path, "cannot be opened", &error))
+    };
+    (0..count).map(open).collect()
 }
 
 /// Wipes a disk's labels: it belongs to nobody any more.

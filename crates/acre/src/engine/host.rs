@@ -2,6 +2,7 @@
 
 use crate::engine::tls::TlsStream;
 use agent::{HostId, IoId, VolumeSlot};
+use model::VolumeId;
 use nbd::server::{Connection, OutputBatch, ReceiveTarget, RequestId};
 use reactor::{Gather, Socket};
 use std::collections::BTreeSet;
@@ -22,9 +23,9 @@ pub(crate) enum Export {
     /// It asked for this one, which belongs to another thread: to be moved there once nothing is being sent.
     Moving { name: String, thread: usize },
     /// The agent has been asked.
-    Attaching { name: String },
+    Attaching { name: String, volume: VolumeId },
     /// Its I/O goes to this volume.
-    Open { name: String, slot: VolumeSlot },
+    Open { volume: VolumeId, slot: VolumeSlot },
 }
 
 /// What is being received into.

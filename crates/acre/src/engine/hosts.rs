@@ -121,7 +121,12 @@ impl DataThread {
         host.touched = false;
         let Export::Moving { name, .. } = host.export.clone() else { return };
         host.export = Export::None;
+        let deadline = host.connection.deadline();
         let index = self.hosts.insert(host);
+        // Should the export not open, it is back in the handshake, whose time goes on.
+        if let Some(at) = deadline {
+            self.handshakes.insert((at, index));
+        }
         self.open(index, &name);
     }
 
@@ -224,21 +229,21 @@ impl DataThread {
             host.export = Export::Moving { name, thread };
             return;
         }
-        host.export = Export::Attaching { name };
+        host.export = Export::Attaching { name, volume: entry.volume };
         let host = host.id;
         self.agent_step(agent::Event::HostAttach { host, volume: entry.volume });
     }
 
-    pub(crate) fn attached(&mut self, id: HostId, result: Result<HostVolume, AttachError>) {
-        let Some(index) = self.hosts.find(id) else {
-            return self.agent_step(agent::Event::HostDetach { host: id });
+    pub(crate) fn attached(&mut self, host_id: HostId, result: Result<HostVolume, AttachError>) {
+        let Some(index) = self.hosts.find(host_id) else {
+            return self.agent_step(agent::Event::HostDetach { host: host_id });
         };
         let Some(host) = self.hosts.get_mut(index) else { return };
-        let Export::Attaching { name } = host.export.clone() else { return };
+        let Export::Attaching { name, volume: id } = host.export.clone() else { return };
         if host.closing {
             host.export = Export::None;
             self.hosts.touch(index);
-            return self.agent_step(agent::Event::HostDetach { host: id });
+            return self.agent_step(agent::Event::HostDetach { host: host_id });
         }
         match result {
             Ok(volume) => {
@@ -251,7 +256,7 @@ impl DataThread {
                 if let Some(entry) = entry {
                     info.read_only |= entry.read_only;
                 }
-                host.export = Export::Open { name, slot: volume.slot };
+                host.export = Export::Open { volume: id, slot: volume.slot };
                 tracing::debug!(peer = %host.peer, "opened");
                 host.connection.export_opened(Ok(info));
             }

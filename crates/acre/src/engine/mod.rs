@@ -81,6 +81,7 @@ pub struct EngineHandle {
     controller: Sender<ControlMessage>,
     threads: Vec<Mailbox<DataMessage>>,
     catalog: Catalog,
+    backend: Backend,
     joins: Mutex<Option<Joins>>,
 }
 
@@ -112,6 +113,7 @@ pub fn start(options: EngineOptions) -> Result<EngineHandle> {
     let mut data = Vec::new();
     let mut mailboxes = Vec::new();
     let mut starts = Vec::new();
+    let mut backend = options.backend;
     let mut listeners = Some((options.listeners, options.sockets));
     for index in 0..options.threads.max(1) {
         let (ready, when_ready) = channel();
@@ -126,8 +128,10 @@ pub fn start(options: EngineOptions) -> Result<EngineHandle> {
             started,
         };
         data.push(spawn(format!("acre-data-{index}"), move || thread.run(&ready, &when_started))?);
-        let mailbox = when_ready.recv().context("a data thread died at its start")?;
-        mailboxes.push(mailbox.map_err(|error| anyhow!("{error}"))?);
+        let ready = when_ready.recv().context("a data thread died at its start")?;
+        let (mailbox, used) = ready.map_err(|error| anyhow!("{error}"))?;
+        backend = used;
+        mailboxes.push(mailbox);
         starts.push(start);
     }
     let nodes = (0..mailboxes.len() as u32).map(NodeId).collect();
@@ -140,7 +144,7 @@ pub fn start(options: EngineOptions) -> Result<EngineHandle> {
     }
     let control = spawn("acre-control".into(), move || control.run(&controller_messages))?;
     let joins = Mutex::new(Some(Joins { data, control }));
-    Ok(EngineHandle { controller: to_controller, threads: mailboxes, catalog, joins })
+    Ok(EngineHandle { controller: to_controller, threads: mailboxes, catalog, backend, joins })
 }
 
 /// The cluster that a store belongs to, unless it is new.
@@ -151,7 +155,24 @@ fn cluster_of(store: &dyn MetaStore) -> Result<Option<ClusterId>> {
 
 #[allow(clippy::disallowed_methods)]
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name).spawn(body).context("the system has no room for another thread")
+    let guarded = move || {
+        let _guard = EndsTheProcess;
+        body();
+    };
+    std::thread::Builder::new().name(name).spawn(guarded).context("the system has no room for another thread")
+}
+
+/// An engine whose own invariant is broken must not be worked around by the others: the process ends, as by kill -9, and
+/// a restart begins from what is durable.
+struct EndsTheProcess;
+
+impl Drop for EndsTheProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("an invariant is broken; this process ends, and what was flushed is safe");
+            std::process::abort();
+        }
+    }
 }
 
 /// What a data thread needs to begin; the reactor is made on the thread itself.
@@ -168,7 +189,7 @@ struct DataThreadStart {
 impl DataThreadStart {
     fn run(
         self,
-        ready: &Sender<Result<Mailbox<DataMessage>, reactor::ReactorError>>,
+        ready: &Sender<Result<(Mailbox<DataMessage>, Backend), reactor::ReactorError>>,
         started: &Receiver<Vec<Mailbox<DataMessage>>>,
     ) {
         let config = ReactorConfig { backend: self.backend, ..ReactorConfig::default() };
@@ -180,9 +201,10 @@ impl DataThreadStart {
             }
         };
         let (mailbox, messages) = Mailbox::new(reactor.waker());
+        let backend = reactor.backend();
         let mut thread =
             DataThread::new(self.index, self.settings, self.catalog, self.controller, reactor, self.started);
-        if ready.send(Ok(mailbox)).is_err() {
+        if ready.send(Ok((mailbox, backend))).is_err() {
             return;
         }
         let Ok(threads) = started.recv() else { return };
@@ -235,6 +257,12 @@ impl EngineHandle {
             }
         }
         report
+    }
+
+    /// How the data threads do I/O.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
     }
 
     /// How many NBD connections are open now, over all threads.

@@ -60,7 +60,6 @@ mod tests {
         let facts = Facts {
             started: std::time::Instant::now(),
             threads: 1,
-            io_engine: "auto",
             listeners: vec![
                 listener("nbd", "unix:/data/it's/nbd.sock"),
                 listener("nbd", "127.0.0.1:10809"),

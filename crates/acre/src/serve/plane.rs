@@ -5,6 +5,7 @@ use crate::engine::{EngineHandle, EngineReport};
 use crate::metrics::{DiskMetrics, MetricsSnapshot, VolumeMetrics};
 use api::{Disk, DiskCounters, DiskState, Error, Request, Response, Status, Volume, VolumeCounters};
 use model::{ByteSize, DiskId, VolumeId};
+use reactor::Backend;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +13,6 @@ use std::time::Instant;
 pub(super) struct Facts {
     pub(super) started: Instant,
     pub(super) threads: u32,
-    pub(super) io_engine: &'static str,
     pub(super) listeners: Vec<api::Listener>,
 }
 
@@ -61,7 +61,12 @@ impl EnginePlane {
         status.version = env!("CARGO_PKG_VERSION").into();
         status.uptime_seconds = self.facts.started.elapsed().as_secs();
         status.threads = self.facts.threads;
-        status.io_engine = self.facts.io_engine.into();
+        status.io_engine = match self.engine.backend() {
+            Backend::Uring => "uring",
+            Backend::Fallback => "fallback",
+            Backend::Auto => "auto",
+        }
+        .into();
         status.listeners.clone_from(&self.facts.listeners);
         status.connections = u32::try_from(report.connections).unwrap_or(u32::MAX);
     }
