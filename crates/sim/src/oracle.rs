@@ -350,7 +350,10 @@ fn observe_sector(
     if writes[&traces[found].write].failed {
         return Ok(());
     }
-    traces[found].observed = traces[found].observed.min(now);
+    // Until it ends, a write may be seen to come and go: a slow read can meet its data before the map says so.
+    if writes[&traces[found].write].ended < invoked {
+        traces[found].observed = traces[found].observed.min(now);
+    }
     if quiet && medium {
         let kept = traces[found];
         traces.clear();
