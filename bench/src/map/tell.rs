@@ -19,7 +19,7 @@ const REQUEST_BUDGET_NANOS: f64 = 6_000.0;
 pub(crate) fn create(median_millis: f64, worst_millis: f64, commit_millis: f64, bytes: u64) {
     println!("creating a 1 PiB volume");
     println!(
-        "  {median_millis:.2} ms (worst {worst_millis:.2} ms; {commit_millis:.2} ms of it the store's commit), {bytes} bytes of metadata"
+        "  {median_millis:.2} ms (worst {worst_millis:.2} ms; the store's commit {commit_millis:.2} ms on average), {bytes} bytes of metadata"
     );
 }
 
