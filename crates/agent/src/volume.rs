@@ -409,7 +409,8 @@ impl Volume {
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
-        self.writes.is_empty() && self.inflight.is_empty() && self.held.is_empty()
+        // (While held I/O is being tried again, what is still held is not in its queue.)
+        self.writes.is_empty() && self.inflight.is_empty() && self.held.is_empty() && !self.retrying
     }
 
     fn prefetch(&mut self, context: &mut Context<'_>, id: IoId, offset: u64, length: u64) -> Result<(), Blocked> {
