@@ -340,20 +340,22 @@ impl World {
             let detail = format!("{} refuses {:?} with {error:?}: {why}", state.name, request.asked);
             Err(Violation::new(invariant, detail))
         };
+        // (A disk whose flush failed has no room for anybody any more.)
+        let broken = self.disks.iter().any(|disk| disk.faults_injected > 0);
         let store_may_fail = self.plan.store_full || self.plan.store_failures > 0;
         match error {
             ErrorCode::NoSpace if self.plan.disk_faults.out_of_space > 0 || store_may_fail => Ok(()),
             ErrorCode::NoSpace => match &request.asked {
                 Asked::Write { assured: true, .. } => told(Invariant::FullIsHarmless, "its blocks have storage"),
                 Asked::Write { .. } | Asked::Zero { keep_space: true, .. }
-                    if self.plan.ample && state.plan.limit_bytes.is_none() =>
+                    if self.plan.ample && state.plan.limit_bytes.is_none() && !broken =>
                 {
                     told(Invariant::NoErrorWithoutFault, "the pool has room for everything")
                 }
                 Asked::Write { .. } | Asked::Zero { keep_space: true, .. } => Ok(()),
                 _ => told(Invariant::FullIsHarmless, "it needs no space"),
             },
-            ErrorCode::Io if store_may_fail || self.disks.iter().any(|disk| disk.faults_injected > 0) => Ok(()),
+            ErrorCode::Io if store_may_fail || broken => Ok(()),
             ErrorCode::Shutdown if state.unsettled || store_may_fail || self.phase >= Phase::Leaving => Ok(()),
             ErrorCode::NotSupported if matches!(request.asked, Asked::Zero { fast: true, .. }) => Ok(()),
             _ => told(Invariant::NoErrorWithoutFault, "nothing is broken"),
