@@ -9,7 +9,7 @@ use crate::engine::disks;
 use crate::engine::mailbox::Mailbox;
 use controller::{AlertChange, ApiId, Config, Controller, Effect, Event, Scan, Survivors};
 use model::Time;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use store::{Batch, MetaStore, StoreError};
@@ -53,6 +53,9 @@ pub(crate) struct ControlThread {
     space_at: Time,
     started: Instant,
     batches: Vec<(controller::BatchId, Batch)>,
+    /// What the engine wants done, in the order in which it said so; one of them may make it want more.
+    effects: VecDeque<Effect>,
+    performing: bool,
 }
 
 impl ControlThread {
@@ -81,6 +84,8 @@ impl ControlThread {
             space_at: Time(0),
             started,
             batches: Vec::new(),
+            effects: VecDeque::new(),
+            performing: false,
         };
         thread.look_at_space();
         thread.begin();
@@ -154,9 +159,14 @@ impl ControlThread {
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
+        self.effects.extend(effects);
+        if std::mem::replace(&mut self.performing, true) {
+            return;
+        }
+        while let Some(effect) = self.effects.pop_front() {
             self.perform_one(effect);
         }
+        self.performing = false;
     }
 
     fn perform_one(&mut self, effect: Effect) {
@@ -251,6 +261,7 @@ impl ControlThread {
         tracing::error!("a commit of the metadata store failed: {error}");
         self.step(Event::CommitFailed(first, error));
         self.batches.clear();
+        self.effects.clear();
         let Some(controller) = self.controller.take() else { return };
         match Controller::recover(self.config.clone(), &*self.store, controller.salvage()) {
             Ok(controller) => {
