@@ -133,7 +133,11 @@ impl Grants {
         for (distance, place) in neighbours {
             if let Some(wanted) = shifted(*place, -*distance, self.size) {
                 let units = wanted.units(self.size);
-                if self.soft.take(units) {
+                // Beside a neighbour of another window lies what somebody else's neighbours are to have: robbing them
+                // would scatter them, and strand what they have reserved.
+                let same_window =
+                    index.checked_add_signed(*distance).is_some_and(|other| other / window == index / window);
+                if same_window && self.soft.take(units) {
                     return Some(wanted);
                 }
                 if self.fresh.run_around(units).is_some() {

@@ -11,7 +11,7 @@ use store::{Key, StoreError, table};
 /// More deltas than this on one page are folded.
 const DELTAS_MAX: u32 = 8;
 /// How many pages are folded at once.
-const FOLDS_AT_ONCE: usize = 4;
+const FOLDS_AT_ONCE: usize = 64;
 /// How many pairs a scan for folding reads.
 const FOLD_SCAN_LIMIT: usize = 64;
 
