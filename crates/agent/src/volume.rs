@@ -84,6 +84,14 @@ pub(crate) enum Leaving {
 impl Volume {
     pub(crate) fn new(slot: VolumeSlot, attachment: Attachment, now: Time) -> Self {
         let size = attachment.region_size;
+        // A session before this one may have died with its last writes in a disk's volatile cache, acknowledged or since
+        // read by a host. The first flush covers those too.
+        let mut dirty_disks: SmallVec<[DiskId; 4]> = SmallVec::new();
+        for chunklet in attachment.layouts.iter().flat_map(|layout| layout.rows.iter().flatten()) {
+            if !dirty_disks.contains(&chunklet.disk) {
+                dirty_disks.push(chunklet.disk);
+            }
+        }
         Self {
             slot,
             table: PageTable::new(size),
@@ -93,7 +101,7 @@ impl Volume {
             inflight: InFlight::default(),
             held: VecDeque::new(),
             flush: FlushState::default(),
-            dirty_disks: SmallVec::new(),
+            dirty_disks,
             changed_at: None,
             hosts: BTreeSet::new(),
             idle_since: Some(now),
