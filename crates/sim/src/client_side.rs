@@ -346,7 +346,10 @@ impl World {
         match error {
             ErrorCode::NoSpace if self.plan.disk_faults.out_of_space > 0 || store_may_fail => Ok(()),
             ErrorCode::NoSpace => match &request.asked {
-                Asked::Write { assured: true, .. } => told(Invariant::FullIsHarmless, "its blocks have storage"),
+                // (A zeroing that overlapped may have come first.)
+                Asked::Write { assured: true, .. } if state.zeroing == 0 && state.zeroed < request.invoked => {
+                    told(Invariant::FullIsHarmless, "its blocks have storage")
+                }
                 Asked::Write { .. } | Asked::Zero { keep_space: true, .. }
                     if self.plan.ample && state.plan.limit_bytes.is_none() && !broken =>
                 {

@@ -132,7 +132,7 @@ impl World {
                 let disk = &self.disks[index];
                 let judgement = match &self.labels[index] {
                     None => Judgement::Blank,
-                    Some(label) => Judgement::Ours { label: label.clone(), mend: false },
+                    Some(label) => Judgement::Ours { label: *label, mend: false },
                 };
                 let (size_bytes, sector_bytes) = (disk.size_bytes, disk.sector_bytes);
                 let result = Ok(DiskInspection { path, judgement, size_bytes, sector_bytes });

@@ -19,9 +19,9 @@ mod engines;
 mod fabric;
 mod host;
 mod operator;
+pub mod oracle;
 #[cfg(test)]
 mod oracle_tests;
-pub mod oracle;
 pub mod plan;
 pub mod planted;
 pub mod queue;

@@ -93,10 +93,10 @@ impl World {
         if !self.operator.asked.is_empty() {
             return;
         }
-        if self.operator.tasks.is_empty() {
-            if let Some(action) = self.operator.actions.pop_front() {
-                self.decide(action);
-            }
+        if self.operator.tasks.is_empty()
+            && let Some(action) = self.operator.actions.pop_front()
+        {
+            self.decide(action);
         }
         let Some(task) = self.operator.tasks.pop_front() else { return };
         let request = match task {
