@@ -171,6 +171,12 @@ impl Volume {
                     CommitError::Unavailable | CommitError::Refused => IoError::Device,
                 };
                 self.end_round(context, Err(error));
+                if error == IoError::Fenced && self.leaving.is_none() {
+                    // Nothing of this session will ever be committed: whoever uses it is better off knowing.
+                    self.shutting_down = true;
+                    self.evict_hosts(context);
+                    self.leave(context, None);
+                }
             }
         }
     }

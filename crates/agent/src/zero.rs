@@ -66,6 +66,10 @@ impl Volume {
         let held = whole_blocks(range);
         self.writes.begin(held);
         let (mut start, mut end) = (range.start.next_multiple_of(BLOCK_BYTES), range.end() / BLOCK_BYTES * BLOCK_BYTES);
+        if range.end() == self.attachment.size_bytes && range.length > 0 {
+            // What follows the volume's end in its last block is nobody's.
+            end = held.end();
+        }
         let mut edges = SmallVec::new();
         if context.shared.config.planted.has(Bug::TrimRoundsOut) {
             (start, end) = (held.start, held.end());

@@ -10,7 +10,7 @@ use crate::engine::mailbox::Mailbox;
 use controller::{AlertChange, ApiId, Config, Controller, Effect, Event, Scan, Survivors};
 use model::Time;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use store::{Batch, MetaStore, StoreError};
 use tokio::sync::oneshot;
@@ -56,6 +56,8 @@ pub(crate) struct ControlThread {
     /// What the engine wants done, in the order in which it said so; one of them may make it want more.
     effects: VecDeque<Effect>,
     performing: bool,
+    /// Told once, when every disk is in service and every former session is closed.
+    settled: Option<Sender<()>>,
 }
 
 impl ControlThread {
@@ -69,6 +71,7 @@ impl ControlThread {
         threads: Vec<Mailbox<DataMessage>>,
         catalog: Catalog,
         started: Instant,
+        settled: Sender<()>,
     ) -> Result<Self, StoreError> {
         let controller = Controller::recover(config.clone(), &*store, Survivors::default())?;
         let mut thread = Self {
@@ -86,6 +89,7 @@ impl ControlThread {
             batches: Vec::new(),
             effects: VecDeque::new(),
             performing: false,
+            settled: Some(settled),
         };
         thread.look_at_space();
         thread.begin();
@@ -248,6 +252,12 @@ impl ControlThread {
             }
         }
         let Some(controller) = &self.controller else { return };
+        if controller.is_settled()
+            && let Some(settled) = self.settled.take()
+        {
+            // Whoever waited may have given up waiting.
+            let _ = settled.send(());
+        }
         let version = controller.catalog_version();
         if self.published != Some(version) {
             self.published = Some(version);

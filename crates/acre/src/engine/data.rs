@@ -13,7 +13,7 @@ use agent::{Agent, HostId, IoResult};
 use model::{BufferPool, DiskId, IoBuffer, IoError, Time};
 use nbd::ErrorCode;
 use node::{DiskIoId, Node};
-use reactor::{Completion, File, Listener, Operation, Payload, Reactor};
+use reactor::{Completion, File, Listener, Operation, Payload, Reactor, Socket};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
@@ -48,6 +48,8 @@ pub(crate) enum DataMessage {
     DiskFailed(DiskId),
     /// A connection whose volume belongs to this thread.
     Host(Box<Host>),
+    /// Serve hosts, here and on connections that are there already.
+    Listen(Vec<Listener>, Vec<Socket>),
     /// Exports have changed.
     CatalogChanged,
     /// What the thread has counted is wanted.
@@ -133,7 +135,6 @@ impl DataThread {
     /// When the kernel refuses the reactor itself.
     pub(crate) fn run(&mut self, messages: &Receiver<DataMessage>) -> io::Result<()> {
         let mut completions = Vec::new();
-        self.accept_everywhere();
         while !self.is_done() {
             let timeout = self.next_deadline().map(|at| at.since(self.clock()));
             self.reactor.wait(timeout, &mut completions)?;
@@ -260,6 +261,14 @@ impl DataThread {
                 self.pump();
             }
             DataMessage::Host(host) => self.adopt(*host),
+            DataMessage::Listen(listeners, sockets) => {
+                self.listeners = listeners;
+                self.accept_everywhere();
+                for socket in sockets {
+                    self.settings.connect();
+                    self.greet(socket);
+                }
+            }
             DataMessage::CatalogChanged => self.catalog_changed(),
             DataMessage::Report(reply) => {
                 let report = ThreadReport {

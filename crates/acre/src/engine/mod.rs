@@ -32,6 +32,8 @@ use store::MetaStore;
 use tokio::sync::oneshot;
 use wire::NodeId;
 
+/// How long hosts are kept waiting at the start for disks to come into service.
+const SETTLE_WITHIN: Duration = Duration::from_secs(20);
 /// How long a thread may take to report what it has counted.
 const REPORT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -114,7 +116,6 @@ pub fn start(options: EngineOptions) -> Result<EngineHandle> {
     let mut mailboxes = Vec::new();
     let mut starts = Vec::new();
     let mut backend = options.backend;
-    let mut listeners = Some((options.listeners, options.sockets));
     for index in 0..options.threads.max(1) {
         let (ready, when_ready) = channel();
         let (start, when_started) = channel();
@@ -124,7 +125,6 @@ pub fn start(options: EngineOptions) -> Result<EngineHandle> {
             catalog: catalog.clone(),
             controller: to_controller.clone(),
             backend: options.backend,
-            listeners: listeners.take().unwrap_or_default(),
             started,
         };
         data.push(spawn(format!("acre-data-{index}"), move || thread.run(&ready, &when_started))?);
@@ -134,15 +134,21 @@ pub fn start(options: EngineOptions) -> Result<EngineHandle> {
         mailboxes.push(mailbox);
         starts.push(start);
     }
+    let (settled, when_settled) = channel();
     let nodes = (0..mailboxes.len() as u32).map(NodeId).collect();
     let config = controller::Config { new_cluster: cluster, nodes, ..controller::Config::default() };
-    let mut control = ControlThread::new(config, options.store, mailboxes.clone(), catalog.clone(), started)
+    let mut control = ControlThread::new(config, options.store, mailboxes.clone(), catalog.clone(), started, settled)
         .context("the metadata store cannot be recovered")?;
     for start in starts {
         // Only now: nobody is served before the controller knows what there is.
         let _ = start.send(mailboxes.clone());
     }
     let control = spawn("acre-control".into(), move || control.run(&controller_messages))?;
+    // A host that came earlier would be told of errors that only a moment more would have spared it.
+    if when_settled.recv_timeout(SETTLE_WITHIN).is_err() {
+        tracing::warn!("serving although not every disk is in service yet");
+    }
+    mailboxes[0].post(DataMessage::Listen(options.listeners, options.sockets));
     let joins = Mutex::new(Some(Joins { data, control }));
     Ok(EngineHandle { controller: to_controller, threads: mailboxes, catalog, backend, joins })
 }
@@ -182,7 +188,6 @@ struct DataThreadStart {
     catalog: Catalog,
     controller: Sender<ControlMessage>,
     backend: Backend,
-    listeners: (Vec<Listener>, Vec<Socket>),
     started: Instant,
 }
 
@@ -209,12 +214,6 @@ impl DataThreadStart {
         }
         let Ok(threads) = started.recv() else { return };
         thread.threads = threads;
-        let (listeners, sockets) = self.listeners;
-        thread.listeners = listeners;
-        for socket in sockets {
-            thread.settings.connect();
-            thread.greet(socket);
-        }
         if let Err(error) = thread.run(&messages) {
             // Nothing this thread serves can go on; better all of it ends than that some hosts wait for ever.
             tracing::error!("the kernel refuses further I/O: {error}");
