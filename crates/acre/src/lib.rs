@@ -14,6 +14,7 @@ pub mod engine;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod patience;
 pub mod serve;
 pub mod systemd;
 pub mod tls;

@@ -1,5 +1,6 @@
 //! Disks as the operating system shows them: opened, judged by their labels, labelled, released.
 
+use crate::patience::patiently;
 use controller::DiskInspection;
 use model::ClusterId;
 use pool::label::{HEAD_BYTES, TAIL_BYTES, tail_start};
@@ -53,7 +54,7 @@ fn inspect_existing(path: &Path, cluster: ClusterId) -> Result<DiskInspection, S
         return Err(format!("{shown} is neither a file nor a block device"));
     }
     let options = OpenOptions { direct: true, exclusive: true, ..OpenOptions::default() };
-    let file = File::open(path, options).map_err(|error| match error.kind() {
+    let file = patiently(|| File::open(path, options)).map_err(|error| match error.kind() {
         io::ErrorKind::ResourceBusy => format!("{shown} is in use by somebody else (mounted, or served already)"),
         _ => said(&shown, "cannot be opened", &error),
     })?;
@@ -117,7 +118,7 @@ pub(crate) fn open(path: &str, label: &DiskLabel, count: usize) -> Result<Vec<Fi
     }
     let open = |index| {
         let options = OpenOptions { direct: true, exclusive: index == 0, ..OpenOptions::default() };
-        File::open(Path::new(path), options).map_err(|error| said(path, "cannot be opened", &error))
+        patiently(|| File::open(Path::new(path), options)).map_err(|error| said(path, "cannot be opened", &error))
     };
     (0..count).map(open).collect()
 }

@@ -2,6 +2,7 @@
 
 use crate::config::{Address, ServeOptions, TlsChoice, check_plaintext};
 use crate::http::{self, ApiListener};
+use crate::patience::patiently;
 use anyhow::{Context, Result, anyhow, bail};
 use reactor::Listener;
 use std::net::SocketAddr;
@@ -36,13 +37,13 @@ pub(super) fn nbd(options: &ServeOptions, data: &Path) -> Result<NbdListeners> {
         let elsewhere = || format!("cannot serve NBD on {address}; name another place with --nbd");
         match &address {
             Address::Unix(path) => {
-                found.listeners.push(Listener::unix(path).with_context(elsewhere)?);
+                found.listeners.push(patiently(|| Listener::unix(path)).with_context(elsewhere)?);
                 found.addresses.push(Address::Unix(std::path::absolute(path)?));
             }
             Address::Tcp(host_port) => {
                 for resolved in Address::resolve(host_port).map_err(|error| anyhow!(error))? {
                     check(options, "NBD", resolved)?;
-                    let listener = Listener::tcp(resolved).with_context(elsewhere)?;
+                    let listener = patiently(|| Listener::tcp(resolved)).with_context(elsewhere)?;
                     let bound = listener.tcp_address().unwrap_or(resolved);
                     found.addresses.push(Address::Tcp(bound.to_string()));
                     found.listeners.push(listener);
