@@ -173,7 +173,7 @@ impl Controller {
         let (old, new) = (volume.size(), resize.size_bytes);
         if !resize.shrink {
             return Err(Error::needs_force(format!(
-                "volume {name:?} has {old}; making it {} loses what lies beyond: say that it may shrink",
+                "volume {name:?} has {old}; making it {} loses what lies beyond; if that is meant, ask with --shrink (in the API: \"shrink\": true)",
                 ByteSize(new)
             )));
         }

@@ -15,9 +15,14 @@ pub(super) struct NbdListeners {
     pub(super) addresses: Vec<Address>,
 }
 
+/// The sockets that the service manager hands over. Taken before anything is opened: a descriptor that it promises and
+/// does not give would else be one of our own.
+pub(super) fn activated() -> Result<Vec<Listener>> {
+    Listener::activated().context("the sockets that LISTEN_FDS promises")
+}
+
 /// Listens for NBD. Sockets handed over by the service manager take the place of the default ones.
-pub(super) fn nbd(options: &ServeOptions, data: &Path) -> Result<NbdListeners> {
-    let activated = Listener::activated().context("the sockets of the service manager")?;
+pub(super) fn nbd(options: &ServeOptions, data: &Path, activated: Vec<Listener>) -> Result<NbdListeners> {
     let mut found = NbdListeners { listeners: Vec::new(), addresses: Vec::new() };
     for listener in activated {
         match listener.tcp_address() {

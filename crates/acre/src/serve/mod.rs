@@ -37,11 +37,12 @@ const STDIO_EVERY: Duration = Duration::from_millis(100);
 /// # Errors
 /// Whatever keeps it from starting.
 pub fn serve(options: ServeOptions) -> Result<u8> {
+    let activated = listeners::activated()?;
     logging::start(&options.log)?;
     let started = Instant::now();
     let data = DataDirectory::open_or_create(&options.data.data)?;
     let tls = ServerTls::load(&options.tls).map_err(|error| api::Error::invalid(format!("{error:#}")))?.map(Arc::new);
-    let nbd = listeners::nbd(&options, data.path())?;
+    let nbd = listeners::nbd(&options, data.path(), activated)?;
     let api = listeners::api(&options, data.path())?;
     let token = data.token()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
