@@ -2,7 +2,7 @@
 
 use crate::inflight::Sequence;
 use mapping::PageTable;
-use model::{DiskRegion, EntryRun, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, RegionIndex, RegionSize, UnitRun};
+use model::{DiskRegion, EntryRun, Generation, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, RegionIndex, RegionSize, UnitRun};
 use std::collections::{BTreeMap, VecDeque};
 use wire::{MapCommit, PageDelta};
 
@@ -16,6 +16,7 @@ type SlotSet = Box<[u64; (REGIONS_PER_PAGE / 64) as usize]>;
 pub(crate) struct Freed {
     pub(crate) page: PageIndex,
     pub(crate) run: UnitRun,
+    pub(crate) born: Generation,
     pub(crate) since: Sequence,
 }
 
@@ -71,21 +72,28 @@ impl MapChanges {
     }
 
     /// A region was given up: its entry no longer names `place`. `since` is the next I/O to begin.
-    pub(crate) fn freed(&mut self, region: RegionIndex, place: DiskRegion, size: RegionSize, since: Sequence) {
+    pub(crate) fn freed(
+        &mut self,
+        region: RegionIndex,
+        place: DiskRegion,
+        born: Generation,
+        size: RegionSize,
+        since: Sequence,
+    ) {
         if self.untaken.get(&region) == Some(&place) {
             self.untaken.remove(&region);
         }
         let run = place.units(size);
         if let Some(last) = self.freed.last_mut()
             && last.page == region.page()
-            && last.since == since
+            && (last.born, last.since) == (born, since)
             && last.run.logical_disk == run.logical_disk
             && last.run.end() == run.start.0
         {
             last.run.count += run.count;
             return;
         }
-        self.freed.push(Freed { page: region.page(), run, since });
+        self.freed.push(Freed { page: region.page(), run, born, since });
     }
 
     /// Takes all changes so far, as commits made from the entries that `table` holds now; each is valid alone.
@@ -168,7 +176,7 @@ impl MapChanges {
 impl Cut {
     fn free(&mut self, freed: Freed) {
         self.freed_before = self.freed_before.max(freed.since);
-        self.commit.frees.push(freed.run);
+        self.commit.drops.push(wire::Drop { page: freed.page, run: freed.run, born: freed.born });
         self.freed.push(freed);
     }
 }

@@ -50,7 +50,7 @@ struct Round {
 
 impl FlushState {
     pub(crate) fn is_freeing(&self) -> bool {
-        self.round.as_ref().is_some_and(|round| round.cuts.iter().any(|cut| !cut.commit.frees.is_empty()))
+        self.round.as_ref().is_some_and(|round| round.cuts.iter().any(|cut| !cut.commit.drops.is_empty()))
     }
 
     pub(crate) fn is_idle(&self) -> bool {

@@ -57,6 +57,9 @@ impl Volume {
                 self.draining.push(command);
                 self.io_ended(context);
             }
+            Order::Freeze | Order::Thaw { .. } | Order::SetFrozen { .. } | Order::Flatten { .. } => {
+                self.order_done(context, command, OrderOutcome::Failed);
+            }
             Order::Release { force } => {
                 if !self.hosts.is_empty() && !force {
                     let outcome = OrderOutcome::Busy { hosts: self.hosts.len() as u32 };

@@ -219,7 +219,7 @@ impl Volume {
                 let region = RegionIndex(region.0 + index);
                 self.changes.mark(region);
                 let place = first.offset_by(index as u32, size);
-                self.changes.freed(region, place, size, self.inflight.next());
+                self.changes.freed(region, place, self.attachment.generation, size, self.inflight.next());
             }
             self.changed(context);
             *budget -= count;

@@ -63,12 +63,13 @@ impl Controller {
     fn check(&self, epoch: Epoch, volume: &Volume, pool_id: PoolId, commit: &MapCommit) -> Option<Checked> {
         let pool = self.pools.get(&pool_id)?;
         let takes = RunSet::from_disjoint(&commit.takes)?;
-        let frees = RunSet::from_disjoint(&commit.frees)?;
+        let dropped: Vec<UnitRun> = commit.drops.iter().map(|drop| drop.run).collect();
+        let frees = RunSet::from_disjoint(&dropped)?;
         if !commit.takes.iter().all(|run| self.grants.covers(epoch, *run)) {
             return None;
         }
         let mut freed_mapped = 0;
-        for run in &commit.frees {
+        for run in &dropped {
             let parts = self.grants.parts(*run);
             let own = parts.iter().all(|(_, holder)| *holder == epoch);
             if !own || !pool.allocator.is_allocated(*run) {

@@ -183,6 +183,7 @@ impl Controller {
             }
             AgentMessage::Detach { epoch } => self.detach(agent, epoch),
             AgentMessage::FetchPage { request, epoch, page } => self.fetch_page(agent, request, epoch, page),
+            AgentMessage::FetchSnapshotPage { .. } => {}
             AgentMessage::RequestGrant { request, epoch, regions, urgent } => {
                 self.grant_requested(crate::state::GrantRequest {
                     agent,

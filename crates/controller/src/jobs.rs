@@ -38,7 +38,8 @@ impl Job {
 
     pub(crate) fn volume(&self) -> VolumeId {
         match self.record {
-            JobRecord::Delete { volume } | JobRecord::Shrink { volume, .. } => volume,
+            JobRecord::Delete { volume } | JobRecord::Shrink { volume, .. } | JobRecord::Flatten { volume } => volume,
+            JobRecord::Purge { .. } => VolumeId(0),
         }
     }
 }
@@ -102,7 +103,7 @@ impl Controller {
         let job = self.jobs.get(&id)?;
         let volume = self.volumes.get(&job.volume())?;
         let first = match job.record {
-            JobRecord::Delete { .. } => PageIndex(0),
+            JobRecord::Delete { .. } | JobRecord::Purge { .. } | JobRecord::Flatten { .. } => PageIndex(0),
             JobRecord::Shrink { size_bytes, .. } => {
                 PageIndex((size_bytes / volume.record.region_size.page_bytes()) as u32)
             }
@@ -156,7 +157,7 @@ impl Controller {
         // (A page that cannot be read is removed too; what it mapped shows up in the audit as leaked.)
         let runs = fold_pairs(&page.pairs, page.page, generation, size).map(|found| found.runs).unwrap_or_default();
         let kept = match record {
-            JobRecord::Delete { .. } => Vec::new(),
+            JobRecord::Delete { .. } | JobRecord::Purge { .. } | JobRecord::Flatten { .. } => Vec::new(),
             JobRecord::Shrink { size_bytes, .. } => cut_at(&runs, page.page, *size_bytes, size),
         };
         self.batch.delete_range(KeyRange::table_page(branch, page.page));

@@ -33,8 +33,20 @@ impl Controller {
             Request::VolumeSet { name, set } => self.volume_set(id, &name, &set),
             Request::VolumeResize { name, resize } => self.volume_resize(id, &name, &resize),
             Request::VolumeRename { name, rename } => self.volume_rename(id, &name, &rename.new_name),
-            Request::VolumeDelete { name, force } => self.volume_delete(id, &name, force),
+            Request::VolumeDelete { name, force, snapshots: _ } => self.volume_delete(id, &name, force),
             Request::VolumeMap { name, query } => self.volume_map(id, &name, query),
+            Request::VolumeRollback { .. }
+            | Request::SnapshotCreate { .. }
+            | Request::SnapshotList { .. }
+            | Request::SnapshotShow { .. }
+            | Request::SnapshotRename { .. }
+            | Request::SnapshotDelete { .. }
+            | Request::CloneCreate(_)
+            | Request::CloneFlatten { .. }
+            | Request::Diff(_)
+            | Request::ScheduleSet { .. }
+            | Request::ScheduleList
+            | Request::ScheduleDelete { .. } => Err(Error::unavailable("this version takes no snapshots")),
             Request::Status => Ok(Some(Response::Status(Box::new(self.status_view())))),
             Request::Audit => {
                 self.inspect(id, Inspection::Audit);

@@ -54,7 +54,8 @@ impl Controller {
             limit_bytes: create.limit_bytes.filter(|bytes| *bytes > 0),
             deleting: false,
         };
-        let branch_record = BranchRecord { volume, generation: Generation(1), frozen_through: Generation(0) };
+        let (generation, frozen_through) = (Generation(1), Generation(0));
+        let branch_record = BranchRecord { volume, generation, frozen_through, origin: None, ended: false };
         self.batch.put(Key::Volume(volume), record.encode());
         self.batch.put(Key::VolumeName(create.name.as_bytes()), volume.encode());
         self.batch.put(Key::Branch(branch), branch_record.encode());

@@ -318,7 +318,7 @@ impl Cluster {
             let page = self.pages.entry(delta.page).or_insert_with(|| TablePage::new(self.region_size));
             delta.runs.iter().for_each(|run| page.set_run(run));
         }
-        for run in &commit.frees {
+        for run in commit.drops.iter().map(|drop| &drop.run) {
             for unit in run.start.0..run.end() {
                 assert_ne!(self.units[unit as usize], Owner::Free, "unit {unit} is freed twice");
                 self.units[unit as usize] = Owner::Free;

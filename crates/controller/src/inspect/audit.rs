@@ -127,7 +127,13 @@ impl Audit {
                     self.shrinking.insert(volume);
                 }
             }
-            Key::Meta | Key::Counters | Key::Pool(_) | Key::Table(..) => {}
+            Key::Meta
+            | Key::Counters
+            | Key::Pool(_)
+            | Key::Snapshot(_)
+            | Key::Usage(..)
+            | Key::Schedule(_)
+            | Key::Table(..) => {}
         }
         Ok(())
     }
