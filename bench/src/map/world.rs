@@ -243,17 +243,9 @@ impl World {
                 self.to_controller.push_back(Event::FromNode(node, report));
             }
             Effect::Commit { id, batch } => self.batches.push((id, batch)),
-            Effect::Scan { id, range, limit } => {
-                let mut scan = Scan::default();
-                self.store.scan(&range, &mut |key, value| {
-                    if scan.pairs.len() == limit {
-                        scan.more = true;
-                        return ControlFlow::Break(());
-                    }
-                    scan.pairs.push((key.to_vec(), value.to_vec()));
-                    ControlFlow::Continue(())
-                })?;
-                self.to_controller.push_back(Event::Scanned { id, result: Ok(scan) });
+            Effect::Scan { id, ranges } => {
+                let result = controller::perform_scan(&self.store, &ranges);
+                self.to_controller.push_back(Event::Scanned { id, result });
             }
             Effect::Reply(id, answer) => drop(self.answers.insert(id, answer)),
             Effect::SetTimer(at) => self.timer = Some(at),

@@ -2,7 +2,9 @@
 
 use crate::inflight::Sequence;
 use mapping::PageTable;
-use model::{DiskRegion, EntryRun, Generation, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, RegionIndex, RegionSize, UnitRun};
+use model::{
+    DiskRegion, EntryRun, Generation, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, RegionIndex, RegionSize, UnitRun,
+};
 use std::collections::{BTreeMap, VecDeque};
 use wire::{MapCommit, PageDelta};
 

@@ -557,7 +557,13 @@ impl Volume {
                 self.grants.add(place.units(self.attachment.region_size));
                 continue;
             }
-            self.changes.freed(region, place, self.attachment.generation, self.attachment.region_size, self.inflight.next());
+            self.changes.freed(
+                region,
+                place,
+                self.attachment.generation,
+                self.attachment.region_size,
+                self.inflight.next(),
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Snapshots, clones, what changed between two views, and schedules.
 
-use crate::name::{NAME_BYTES_MAX, check_name};
 use crate::Error;
+use crate::name::{NAME_BYTES_MAX, check_name};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 

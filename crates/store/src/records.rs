@@ -4,8 +4,8 @@ use crate::StoreError;
 use crate::codec::{Reader, Writer};
 use crate::keys::NAME_BYTES_MAX;
 use model::{
-    BranchId, ChunkletAddress, ClusterId, DiskId, Epoch, Generation, LogicalDiskId, LogicalDiskLayout, PageIndex, PoolId,
-    RaidLevel, RegionSize, Term, UNIT_BYTES, VOLUME_BYTES_MAX, VolumeId,
+    BranchId, ChunkletAddress, ClusterId, DiskId, Epoch, Generation, LogicalDiskId, LogicalDiskLayout, PageIndex,
+    PoolId, RaidLevel, RegionSize, Term, UNIT_BYTES, VOLUME_BYTES_MAX, VolumeId,
 };
 
 /// The format of the whole store: key schema and records together. See `docs/on-disk-format.md`.
