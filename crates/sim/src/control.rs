@@ -6,7 +6,7 @@ use crate::planted::PlantedBug;
 use crate::verdict::{Invariant, Violation};
 use crate::world::{CLUSTER, World};
 use api::{AuditReport, Response};
-use controller::{BatchId, Config, Controller, DiskInspection, Effect, Event, Inspection, Scan, Survivors, inspect};
+use controller::{BatchId, Config, Controller, DiskInspection, Effect, Event, Inspection, Survivors, inspect};
 use model::{Time, VolumeId};
 use pool::{DiskLabel, Judgement};
 use std::collections::{BTreeMap, VecDeque};
