@@ -7,7 +7,7 @@ use crate::engine::catalog::{Catalog, CatalogEntry};
 use crate::engine::data::DataMessage;
 use crate::engine::disks;
 use crate::engine::mailbox::Mailbox;
-use controller::{AlertChange, ApiId, Config, Controller, Effect, Event, Scan, Survivors};
+use controller::{AlertChange, ApiId, Config, Controller, Effect, Event, Survivors};
 use model::Time;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
