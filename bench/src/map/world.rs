@@ -1,14 +1,13 @@
 //! The real engines over a real store, with a node that completes at once and keeps nothing: what is left is the map.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent::{Agent, AgentConfig, HostId, HostVolume, IoId, IoKind, IoRequest, IoResult, ReadSegment, VolumeReport};
 use anyhow::{Context, Result, bail, ensure};
 use api::{DiskAdd, PoolCreate, Request, Response, VolumeCreate};
-use controller::{ApiId, BatchId, Config, Controller, DEFAULT_POOL, DiskInspection, Scan, Survivors};
+use controller::{ApiId, BatchId, Config, Controller, DEFAULT_POOL, DiskInspection, Survivors};
 use model::{BufferPool, ClusterId, IoError, Time, VolumeId};
 use pool::Judgement;
 use store::{Batch, MetaStore, StoreView};
