@@ -42,14 +42,8 @@ fn bytes_of(stamps: &[u64]) -> Vec<u8> {
 impl History {
     fn new(seed: u64) -> Self {
         let cluster = Cluster::new(seed, 66);
-        let mut history = Self {
-            cluster,
-            volumes: BTreeMap::new(),
-            stamp: 0,
-            names: 0,
-            counts: BTreeMap::new(),
-            trace: Vec::new(),
-        };
+        let mut history =
+            Self { cluster, volumes: BTreeMap::new(), stamp: 0, names: 0, counts: BTreeMap::new(), trace: Vec::new() };
         history.create();
         history
     }
@@ -254,12 +248,30 @@ impl History {
         }
         let name = self.pick();
         self.note("delete volume", name.clone());
+        if self.draw(2) == 0 {
+            return self.delete_volume_counted(&name);
+        }
         let request = Request::VolumeDelete { name: name.clone(), force: true, snapshots: true };
         match self.cluster.ask(request) {
             Ok(_) => drop(self.volumes.remove(&name)),
             Err(error) if error.kind == ErrorKind::Busy => {}
             other => panic!("a deletion was answered with {other:?}"),
         }
+    }
+
+    /// What a volume says its deletion frees, it frees.
+    fn delete_volume_counted(&mut self, name: &str) {
+        self.flush(name);
+        self.cluster.settle();
+        let Ok(Response::Volume(view)) = self.cluster.ask(Request::VolumeShow { name: name.to_owned() }) else {
+            panic!("{name} is shown")
+        };
+        let before = self.usage().0;
+        let request = Request::VolumeDelete { name: name.to_owned(), force: true, snapshots: true };
+        self.cluster.ask(request).expect("a volume at rest is deleted");
+        self.volumes.remove(name);
+        self.cluster.settle();
+        assert_eq!(before - self.usage().0, view.space.delete_frees_bytes, "what deleting {name} frees");
     }
 
     fn resize(&mut self) {
@@ -469,7 +481,9 @@ fn every_view_keeps_what_it_holds_and_space_is_accounted_for_exactly() {
         }
     }
     if seeds >= 60 {
-        for what in ["snapshot", "delete snapshot", "clone", "rollback", "delete volume", "resize", "crash", "diff", "count"] {
+        for what in
+            ["snapshot", "delete snapshot", "clone", "rollback", "delete volume", "resize", "crash", "diff", "count"]
+        {
             assert!(counts.get(what).is_some_and(|count| *count >= 50), "{what} happens often enough: {counts:?}");
         }
     }
