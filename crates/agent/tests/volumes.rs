@@ -129,6 +129,23 @@ fn a_failed_device_flush_commits_nothing() {
 }
 
 #[test]
+fn a_session_s_first_flush_covers_what_a_session_before_it_left_in_the_disks_caches() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 4096]);
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    cluster.write(0, &[2; 4096]);
+    cluster.restart_agent();
+    assert_eq!(cluster.read(0, 4096), vec![2; 4096], "in place, and in the disk's cache only");
+    let before = cluster.flushes;
+    cluster.fail_flushes = 1;
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Failed(IoError::Device));
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    assert_eq!(cluster.flushes, before + 2, "ACKED_FLUSH_IS_DURABLE");
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    assert_eq!(cluster.flushes, before + 2, "once is enough");
+}
+
+#[test]
 fn fault_39_a_write_with_fua_is_durable_alone() {
     let mut cluster = small();
     assert_eq!(cluster.run(write(8192, &[4; 512], true)), Outcome::Done);
