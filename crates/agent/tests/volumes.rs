@@ -191,6 +191,22 @@ fn a_volume_in_use_is_released_only_by_force() {
 }
 
 #[test]
+fn a_volume_does_not_leave_behind_what_it_holds_while_that_is_tried_again() {
+    let mut cluster = small();
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    // Both wait for the same page; the trim ends first, and nothing else is in flight then.
+    let trim = cluster.submit(IoKind::Zero { offset: 0, length: 65536, fua: false, keep_space: false });
+    let write = cluster.submit(write(1 << 20, &[1; 4096], false));
+    cluster.order(1, Order::Release { force: true });
+    cluster.settle();
+    for id in [trim, write] {
+        assert_eq!(cluster.done.get(&id), Some(&Outcome::Done), "FAULT_ALWAYS_ENDS");
+    }
+    assert!(cluster.detached);
+    assert_eq!(cluster.mapped_units(), 4);
+}
+
+#[test]
 fn grants_go_back_when_space_is_short_elsewhere() {
     let mut cluster = small();
     cluster.write(0, &[1; 4096]);
