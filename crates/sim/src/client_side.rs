@@ -99,7 +99,8 @@ impl World {
                 ClientEvent::Opened(opened) => {
                     self.hosts[index].link = Link::Open;
                     let volume = &self.volumes[self.hosts[index].volume];
-                    if opened.size_bytes != volume.size_bytes && !volume.unsettled && volume.id.is_some() {
+                    let settled = !volume.unsettled && volume.id.is_some() && door > volume.resized_door;
+                    if opened.size_bytes != volume.size_bytes && settled {
                         let detail = format!("{} opens with {} bytes", volume.name, opened.size_bytes);
                         self.fail(Violation::new(Invariant::NoErrorWithoutFault, detail));
                     }
