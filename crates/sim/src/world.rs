@@ -159,6 +159,7 @@ impl World {
                 zeroing: 0,
                 zeroed: 0,
                 unsettled: false,
+                resized_door: 0,
             })
             .collect();
         let mut hosts = Vec::new();
