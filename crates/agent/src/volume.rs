@@ -89,7 +89,8 @@ impl Volume {
         // A session before this one may have died with its last writes in a disk's volatile cache, acknowledged or since
         // read by a host. The first flush covers those too.
         let mut dirty_disks: SmallVec<[DiskId; 4]> = SmallVec::new();
-        for chunklet in attachment.layouts.iter().flat_map(|layout| layout.rows.iter().flatten()) {
+        let written = attachment.layouts.iter().filter(|layout| attachment.written.contains(&layout.id));
+        for chunklet in written.flat_map(|layout| layout.rows.iter().flatten()) {
             if !dirty_disks.contains(&chunklet.disk) {
                 dirty_disks.push(chunklet.disk);
             }

@@ -289,6 +289,7 @@ impl Cluster {
                     frozen_through: self.frozen_through,
                     read_only: false,
                     layouts: vec![Arc::clone(&self.layout)],
+                    written: vec![self.layout.id],
                 }),
             },
             AgentMessage::Detach { epoch } => {
