@@ -134,7 +134,7 @@ fn a_session_s_first_flush_covers_what_a_session_before_it_left_in_the_disks_cac
     cluster.write(0, &[1; 4096]);
     assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
     cluster.write(0, &[2; 4096]);
-    cluster.restart_agent();
+    cluster.replace_agent();
     assert_eq!(cluster.read(0, 4096), vec![2; 4096], "in place, and in the disk's cache only");
     let before = cluster.flushes;
     cluster.fail_flushes = 1;

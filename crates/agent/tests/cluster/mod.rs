@@ -141,6 +141,11 @@ impl Cluster {
         for (at, before) in std::mem::take(&mut self.unflushed).into_iter().rev() {
             self.media[at..at + before.len()].copy_from_slice(&before);
         }
+        self.replace_agent();
+    }
+
+    /// The agent dies, and another takes over; the disk keeps what is in its cache.
+    pub fn replace_agent(&mut self) {
         self.agent = Agent::new(AgentConfig::default());
         self.to_node.clear();
         self.to_controller.clear();
