@@ -10,8 +10,8 @@ use cluster::Cluster;
 use std::collections::{BTreeMap, BTreeSet};
 
 const BLOCK: u64 = 4096;
-/// Regions of 16 KiB, four blocks each: stacks get deep quickly.
-const REGION: u64 = 16 << 10;
+/// Regions of 64 KiB, sixteen blocks each: a few of them, so that stacks get deep.
+const REGION: u64 = 64 << 10;
 const VOLUME_BLOCKS_MAX: u64 = 96;
 
 /// What a block holds: 0 for zeroes, else a stamp that was never written before.
