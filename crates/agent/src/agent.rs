@@ -159,6 +159,7 @@ impl Agent {
                     volume.leave_when_quiet(&mut context);
                 }
             }
+            ControllerMessage::SnapshotPage { .. } => {}
             ControllerMessage::Granted { request, epoch, result } => {
                 match volume_of(&self.by_epoch, &mut self.volumes, epoch) {
                     Some(volume) => {

@@ -2,7 +2,9 @@
 
 use crate::inflight::Sequence;
 use mapping::PageTable;
-use model::{DiskRegion, EntryRun, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, RegionIndex, RegionSize, UnitRun};
+use model::{
+    DiskRegion, EntryRun, Generation, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, RegionIndex, RegionSize, UnitRun,
+};
 use std::collections::{BTreeMap, VecDeque};
 use wire::{MapCommit, PageDelta};
 
@@ -11,11 +13,12 @@ const COMMIT_REGIONS_MAX: u32 = 32 * 1024;
 
 type SlotSet = Box<[u64; (REGIONS_PER_PAGE / 64) as usize]>;
 
-/// Units given up, and since when nothing new addresses them.
+/// Units that their entry dropped, and since when nothing new addresses them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Freed {
     pub(crate) page: PageIndex,
     pub(crate) run: UnitRun,
+    pub(crate) born: Generation,
     pub(crate) since: Sequence,
 }
 
@@ -66,26 +69,49 @@ impl MapChanges {
         self.untaken.insert(region, place);
     }
 
+    /// Regions that are mapped at granted places, without a block and without a word about them to the controller: what is
+    /// left of writes that failed. They are forgotten here, and the caller unmaps them.
+    pub(crate) fn take_unused(&mut self) -> Vec<(RegionIndex, DiskRegion)> {
+        let dirty = &self.dirty;
+        let is_dirty = |region: &RegionIndex| {
+            let (word, bit) = (usize::from(region.slot() / 64), region.slot() % 64);
+            dirty.get(&region.page()).is_some_and(|slots| slots[word] >> bit & 1 == 1)
+        };
+        let unused = self.untaken.iter().filter(|(region, _)| !is_dirty(region));
+        let unused: Vec<_> = unused.map(|(region, place)| (*region, *place)).collect();
+        for (region, _) in &unused {
+            self.untaken.remove(region);
+        }
+        unused
+    }
+
     pub(crate) fn is_untaken(&self, region: RegionIndex) -> bool {
         self.untaken.contains_key(&region)
     }
 
-    /// A region was given up: its entry no longer names `place`. `since` is the next I/O to begin.
-    pub(crate) fn freed(&mut self, region: RegionIndex, place: DiskRegion, size: RegionSize, since: Sequence) {
+    /// The entry of `region` no longer names `place`, which was allocated in `born`. `since` is the next I/O to begin.
+    pub(crate) fn freed(
+        &mut self,
+        region: RegionIndex,
+        place: DiskRegion,
+        born: Generation,
+        size: RegionSize,
+        since: Sequence,
+    ) {
         if self.untaken.get(&region) == Some(&place) {
             self.untaken.remove(&region);
         }
         let run = place.units(size);
         if let Some(last) = self.freed.last_mut()
             && last.page == region.page()
-            && last.since == since
+            && (last.born, last.since) == (born, since)
             && last.run.logical_disk == run.logical_disk
             && last.run.end() == run.start.0
         {
             last.run.count += run.count;
             return;
         }
-        self.freed.push(Freed { page: region.page(), run, since });
+        self.freed.push(Freed { page: region.page(), run, born, since });
     }
 
     /// Takes all changes so far, as commits made from the entries that `table` holds now; each is valid alone.
@@ -168,7 +194,7 @@ impl MapChanges {
 impl Cut {
     fn free(&mut self, freed: Freed) {
         self.freed_before = self.freed_before.max(freed.since);
-        self.commit.frees.push(freed.run);
+        self.commit.drops.push(wire::Drop { page: freed.page, run: freed.run, born: freed.born });
         self.freed.push(freed);
     }
 }

@@ -20,6 +20,8 @@ pub(crate) enum Waiter {
     Host(IoId),
     /// An order of the controller's.
     Order(CommandId),
+    /// A freeze; the number is its own.
+    Freeze(u64),
     /// Held writes: what the round frees may serve them.
     Regrant,
     /// The volume is about to be detached.
@@ -50,7 +52,7 @@ struct Round {
 
 impl FlushState {
     pub(crate) fn is_freeing(&self) -> bool {
-        self.round.as_ref().is_some_and(|round| round.cuts.iter().any(|cut| !cut.commit.frees.is_empty()))
+        self.round.as_ref().is_some_and(|round| round.cuts.iter().any(|cut| !cut.commit.drops.is_empty()))
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -224,6 +226,7 @@ impl Volume {
                 let outcome = if result.is_ok() { OrderOutcome::Done } else { OrderOutcome::Failed };
                 self.order_done(context, command, outcome);
             }
+            Waiter::Freeze(flush) => self.freeze_flushed(context, flush, result),
             // The commit that would have freed something failed: asking again now would go round in circles.
             Waiter::Regrant if result.is_err() => self.fail_held_for(context, GrantError::PoolFull),
             Waiter::Regrant => self.io_ended(context),

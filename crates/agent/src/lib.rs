@@ -10,6 +10,7 @@ mod context;
 mod counters;
 mod event;
 mod flush;
+mod freeze;
 mod grants;
 mod inflight;
 mod planted;

@@ -57,6 +57,10 @@ impl Volume {
                 self.draining.push(command);
                 self.io_ended(context);
             }
+            Order::Freeze => self.freeze(context, command),
+            Order::Thaw { generation, frozen_through } => self.thaw(context, command, generation, frozen_through),
+            Order::SetFrozen { frozen_through } => self.set_frozen(context, command, frozen_through),
+            Order::Flatten { .. } => self.order_done(context, command, OrderOutcome::Failed),
             Order::Release { force } => {
                 if !self.hosts.is_empty() && !force {
                     let outcome = OrderOutcome::Busy { hosts: self.hosts.len() as u32 };
@@ -91,6 +95,10 @@ impl Volume {
     /// Starts to leave: drain, commit, detach.
     pub(crate) fn leave(&mut self, context: &mut Context<'_>, order: Option<CommandId>) {
         self.leaving = Some(Leaving::Draining { order });
+        if self.freeze.holds() {
+            // No thaw will come: what is held is refused.
+            self.retry_held(context);
+        }
         self.leave_when_quiet(context);
     }
 
@@ -115,6 +123,7 @@ impl Volume {
         self.leaving = Some(Leaving::Detaching);
         let epoch = self.attachment.credentials.epoch;
         context.to_controller(AgentMessage::Detach { epoch });
+        self.end_freeze_orders(context, OrderOutcome::NoSession);
         if let Some(command) = order {
             self.order_done(context, command, OrderOutcome::Done);
         }
@@ -140,8 +149,13 @@ impl Volume {
         }
         // While a round is under way its end decides: a deadline that has passed would only spin.
         let commit = self.changed_at.filter(|_| self.flush.is_idle()).map(|at| at + commit_after);
-        let leave = if self.leaving.is_none() { self.idle_since.map(|at| at + linger) } else { None };
+        let leave = if self.may_idle_out() { self.idle_since.map(|at| at + linger) } else { None };
         commit.into_iter().chain(leave).min()
+    }
+
+    /// Whether a volume without hosts leaves after a while: not in the middle of something.
+    fn may_idle_out(&self) -> bool {
+        self.leaving.is_none() && self.freeze.is_open()
     }
 
     pub(crate) fn tick(&mut self, context: &mut Context<'_>) {
@@ -154,7 +168,7 @@ impl Volume {
             self.flush_for(context, Waiter::Timer);
         }
         let idle = self.idle_since.is_some_and(|at| context.now >= at + Duration::from_nanos(config.linger_nanos));
-        if idle && self.leaving.is_none() && self.hosts.is_empty() {
+        if idle && self.may_idle_out() && self.hosts.is_empty() {
             self.leave(context, None);
         }
     }

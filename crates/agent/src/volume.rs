@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::counters::Counters;
 use crate::event::{HostId, HostVolume, IoId, IoKind, IoRequest, VolumeSlot};
 use crate::flush::FlushState;
+use crate::freeze::Freeze;
 use crate::grants::Grants;
 use crate::inflight::{InFlight, WriteRanges};
 use crate::zero::ZeroOwner;
@@ -62,6 +63,7 @@ pub(crate) struct Volume {
     pub(crate) grant_refused: Option<GrantError>,
     /// Orders that are done once the writes in flight have ended and are committed.
     pub(crate) draining: Vec<CommandId>,
+    pub(crate) freeze: Freeze,
     pub(crate) leaving: Option<Leaving>,
     /// Hosts that came while the volume was being detached.
     pub(crate) waiting_hosts: Vec<HostId>,
@@ -111,6 +113,7 @@ impl Volume {
             grant_regions_next: GRANT_REGIONS_FIRST,
             grant_refused: None,
             draining: Vec::new(),
+            freeze: Freeze::default(),
             leaving: None,
             waiting_hosts: Vec::new(),
             resume: false,
@@ -139,8 +142,10 @@ impl Volume {
         if let IoKind::Flush = request.kind {
             return self.flush_for(context, crate::flush::Waiter::Host(request.id));
         }
-        let blocked_by_held = write_range(&request.kind)
-            .is_some_and(|range| self.held.iter().any(|held| held.range().is_some_and(|held| held.overlaps(range))));
+        let blocked_by_held = write_range(&request.kind).is_some_and(|range| {
+            let overlaps = |held: &Held| held.range().is_some_and(|held| held.overlaps(range));
+            self.freeze.holds() || self.held.iter().any(overlaps)
+        });
         if blocked_by_held {
             self.hold(request);
         } else if let Err(request) = self.start(context, request) {
@@ -190,6 +195,15 @@ impl Volume {
         match offset.checked_add(length) {
             Some(end) if end <= self.attachment.size_bytes => Ok(()),
             _ => Err(IoError::Invalid),
+        }
+    }
+
+    /// Whether an I/O that was held may start now, or what its host is told instead.
+    fn check_held(&self, kind: &IoKind) -> Result<bool, IoError> {
+        self.check(kind)?;
+        match self.freeze.holds() && write_range(kind).is_some() {
+            true if self.leaving.is_some() => Err(IoError::ShuttingDown),
+            held => Ok(!held),
         }
     }
 
@@ -259,8 +273,9 @@ impl Volume {
             let overtakes = range.is_some_and(|range| kept.iter().any(|kept| kept.overlaps(range)));
             let outcome = match next {
                 next if overtakes => Err(next),
-                Held::Fresh(request) => match self.check(&request.kind) {
-                    Ok(()) => self.start(context, request).map_err(Held::Fresh),
+                Held::Fresh(request) => match self.check_held(&request.kind) {
+                    Ok(true) => self.start(context, request).map_err(Held::Fresh),
+                    Ok(false) => Err(Held::Fresh(request)),
                     Err(error) => {
                         self.refuse(context, request, error);
                         Ok(())
@@ -268,7 +283,9 @@ impl Volume {
                 },
                 Held::Ready { task } => self.place_write(context, task).map_err(|Blocked| Held::Ready { task }),
                 Held::Zeroing { task } => self.continue_zero(context, task).map_err(|Blocked| Held::Zeroing { task }),
-                Held::Shrink { command, range } if self.writes.overlaps(whole_blocks(range)) => {
+                Held::Shrink { command, range }
+                    if self.writes.overlaps(whole_blocks(range)) || self.freeze.is_still() =>
+                {
                     Err(Held::Shrink { command, range })
                 }
                 Held::Shrink { command, range } => {
@@ -294,6 +311,7 @@ impl Volume {
             for command in std::mem::take(&mut self.draining) {
                 self.flush_for(context, crate::flush::Waiter::Order(command));
             }
+            self.freeze_when_drained(context);
         }
         self.leave_when_quiet(context);
     }

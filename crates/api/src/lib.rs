@@ -13,6 +13,7 @@ pub mod map;
 pub mod name;
 pub mod pool;
 pub mod request;
+pub mod snapshot;
 pub mod status;
 pub mod volume;
 
@@ -24,5 +25,11 @@ pub use map::{Extent, ExtentState, PhysicalRun, VolumeMap, VolumeMapQuery};
 pub use name::{NAME_BYTES_MAX, check_name};
 pub use pool::{Pool, PoolCreate, PoolState, Raid};
 pub use request::{Request, Response};
+pub use snapshot::{
+    CloneCreate, Diff, DiffKind, DiffQuery, DiffRange, KeepRule, Schedule, ScheduleSet, Snapshot, SnapshotCreate,
+    SnapshotRename, SnapshotState, VolumeRollback, split_snapshot_name,
+};
 pub use status::{Listener, MetadataUsage, Status};
-pub use volume::{Session, Volume, VolumeCounters, VolumeCreate, VolumeRename, VolumeResize, VolumeSet, VolumeState};
+pub use volume::{
+    Session, Volume, VolumeCounters, VolumeCreate, VolumeRename, VolumeResize, VolumeSet, VolumeSpace, VolumeState,
+};

@@ -1,8 +1,9 @@
 //! Everything that can be asked, and every shape of answer.
 
 use crate::{
-    AuditReport, Disk, DiskAdd, Pool, PoolCreate, Status, Volume, VolumeCreate, VolumeMap, VolumeMapQuery,
-    VolumeRename, VolumeResize, VolumeSet,
+    AuditReport, CloneCreate, Diff, DiffQuery, Disk, DiskAdd, Pool, PoolCreate, Schedule, ScheduleSet, Snapshot,
+    SnapshotCreate, SnapshotRename, Status, Volume, VolumeCreate, VolumeMap, VolumeMapQuery, VolumeRename,
+    VolumeResize, VolumeRollback, VolumeSet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,72 @@ pub enum Request {
         name: String,
         /// Even if it holds data or hosts have it attached, who then get errors.
         force: bool,
+        /// Its snapshots too. Without this, a volume that has any is not deleted.
+        snapshots: bool,
+    },
+    /// Makes a volume what it was at a snapshot, at once; later snapshots stay. Answered by [`Response::Volume`].
+    VolumeRollback {
+        /// The volume.
+        name: String,
+        /// To what.
+        rollback: VolumeRollback,
+    },
+    /// Takes snapshots of several volumes at one moment. Answered by [`Response::Snapshots`].
+    SnapshotCreate {
+        /// Which.
+        create: SnapshotCreate,
+        /// A schedule asks.
+        scheduled: bool,
+        /// The time, in seconds since 1970.
+        now_unix_seconds: u64,
+    },
+    /// Answered by [`Response::Snapshots`], by volume and then by age, the oldest first.
+    SnapshotList {
+        /// Only this volume's.
+        volume: Option<String>,
+    },
+    /// Answered by [`Response::Snapshot`].
+    SnapshotShow {
+        /// `VOL@NAME`.
+        name: String,
+    },
+    /// Answered by [`Response::Snapshot`].
+    SnapshotRename {
+        /// `VOL@NAME`.
+        name: String,
+        /// To what name.
+        rename: SnapshotRename,
+    },
+    /// Deletes a snapshot; its space comes back in the background. Answered by [`Response::Done`].
+    SnapshotDelete {
+        /// `VOL@NAME`.
+        name: String,
+        /// Even if hosts have it attached, who then get errors.
+        force: bool,
+    },
+    /// Makes a volume that begins as a snapshot is. Answered by [`Response::Volume`].
+    CloneCreate(CloneCreate),
+    /// Copies what a clone still shares with its origin, in the background, and cuts it loose. Answered by
+    /// [`Response::Volume`] when that has begun.
+    CloneFlatten {
+        /// The clone.
+        name: String,
+    },
+    /// What changed from one view to another. Answered by [`Response::Diff`].
+    Diff(DiffQuery),
+    /// Gives a volume a snapshot schedule, or another one. Answered by [`Response::Schedule`].
+    ScheduleSet {
+        /// The volume.
+        name: String,
+        /// The schedule.
+        set: ScheduleSet,
+    },
+    /// Answered by [`Response::Schedules`], by volume.
+    ScheduleList,
+    /// Takes a volume's schedule away; its snapshots stay. Answered by [`Response::Done`].
+    ScheduleDelete {
+        /// The volume.
+        name: String,
     },
     /// Answered by [`Response::VolumeMap`].
     VolumeMap {
@@ -107,6 +174,16 @@ pub enum Response {
     Volume(Volume),
     /// Volumes, by name.
     Volumes(Vec<Volume>),
+    /// A snapshot.
+    Snapshot(Snapshot),
+    /// Snapshots.
+    Snapshots(Vec<Snapshot>),
+    /// What changed.
+    Diff(Diff),
+    /// A schedule.
+    Schedule(Schedule),
+    /// Schedules, by volume.
+    Schedules(Vec<Schedule>),
     /// A part of a volume's map.
     VolumeMap(VolumeMap),
     /// The whole server.

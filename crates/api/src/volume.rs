@@ -119,6 +119,23 @@ pub struct VolumeCounters {
     pub errors: u64,
 }
 
+/// Where a volume's space is, in bytes of its regions. Exact as of the last commit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct VolumeSpace {
+    /// What the volume as it is now refers to, whoever else does too.
+    pub referenced_bytes: u64,
+    /// Of that: what nothing else refers to.
+    pub own_bytes: u64,
+    /// Of that: what its snapshots refer to as well.
+    pub shared_with_snapshots_bytes: u64,
+    /// Of that: what belongs to the snapshot it is a clone of, or was rolled back to.
+    pub shared_with_origin_bytes: u64,
+    /// What only its snapshots refer to.
+    pub snapshots_bytes: u64,
+    /// What deleting the volume with all its snapshots would free.
+    pub delete_frees_bytes: u64,
+}
+
 /// A volume.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Volume {
@@ -134,8 +151,17 @@ pub struct Volume {
     pub size_bytes: u64,
     /// The size of its regions, in bytes.
     pub region_bytes: u64,
-    /// What it has mapped, in bytes (committed; what a host wrote since its last flush may be missing).
+    /// What it and its snapshots have taken from the pool, in bytes (committed; what a host wrote since its last flush may
+    /// be missing). What it shares with the origin of a clone is the origin's.
     pub used_bytes: u64,
+    /// Where that space is.
+    pub space: VolumeSpace,
+    /// How many snapshots it has.
+    pub snapshots: u32,
+    /// The snapshot it is a clone of, `VOL@NAME`.
+    pub origin: Option<String>,
+    /// It is being flattened: how far that has come, from 0 to 100.
+    pub flattening_percent: Option<u8>,
     /// Alert above this, in bytes.
     pub warn_bytes: Option<u64>,
     /// No more than this, in bytes.

@@ -112,7 +112,9 @@ impl World {
                 Request::DiskAdd(DiskAdd { path: disk_path(index), force, ..DiskAdd::default() })
             }
             Task::Volume(index) => create(&self.volumes[index].plan, &self.volumes[index].name),
-            Task::Delete(index) => Request::VolumeDelete { name: self.volumes[index].name.clone(), force: true },
+            Task::Delete(index) => {
+                Request::VolumeDelete { name: self.volumes[index].name.clone(), force: true, snapshots: true }
+            }
             Task::Resize(index, size_bytes) => Request::VolumeResize {
                 name: self.volumes[index].name.clone(),
                 resize: VolumeResize { size_bytes, shrink: true },

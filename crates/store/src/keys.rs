@@ -13,6 +13,9 @@
 //! 0x21  name                                   volume by name
 //! 0x22  branch:4
 //! 0x23  volume:4                               volume progress
+//! 0x24  snapshot:4                             snapshot (its id is of the volumes' kind)
+//! 0x25  branch:4  holder:4  bucket:4           how many units a view holds, by when they were allocated
+//! 0x26  volume:4                               snapshot schedule
 //! 0x30  epoch:8                                session
 //! 0x31  epoch:8  logical disk:4  unit:4        grant
 //! 0x40  branch:4  page:4  generation:4  sequence:8    0: the folded page; from 1 on: its deltas
@@ -67,6 +70,12 @@ impl KeyRange {
         Self::prefix(Encoder::new(Tag::Grant).u64(epoch.0).0)
     }
 
+    /// How many units each view of one branch holds.
+    #[must_use]
+    pub fn usage(branch: BranchId) -> Self {
+        Self::prefix(Encoder::new(Tag::Usage).u32(branch.0).0)
+    }
+
     /// The table of one branch: every page, version and delta.
     #[must_use]
     pub fn table(branch: BranchId) -> Self {
@@ -83,6 +92,17 @@ impl KeyRange {
     #[must_use]
     pub fn table_page(branch: BranchId, page: PageIndex) -> Self {
         Self::prefix(Encoder::new(Tag::Table).u32(branch.0).u32(page.0).0)
+    }
+
+    /// The versions and deltas of one page up to `generation`.
+    #[must_use]
+    pub fn table_page_through(branch: BranchId, page: PageIndex, generation: Generation) -> Self {
+        let page_range = Self::table_page(branch, page);
+        let end = match generation.0.checked_add(1) {
+            Some(next) => Encoder::new(Tag::Table).u32(branch.0).u32(page.0).u32(next).0,
+            None => page_range.end,
+        };
+        Self { start: page_range.start, end }
     }
 }
 
@@ -108,6 +128,12 @@ pub enum Tag {
     Branch = 0x22,
     /// [`Key::VolumeProgress`].
     VolumeProgress = 0x23,
+    /// [`Key::Snapshot`].
+    Snapshot = 0x24,
+    /// [`Key::Usage`].
+    Usage = 0x25,
+    /// [`Key::Schedule`].
+    Schedule = 0x26,
     /// [`Key::Session`].
     Session = 0x30,
     /// [`Key::Grant`].
@@ -141,6 +167,12 @@ pub enum Key<'a> {
     Branch(BranchId),
     /// → [`crate::records::VolumeProgress`].
     VolumeProgress(VolumeId),
+    /// → [`crate::records::SnapshotRecord`].
+    Snapshot(VolumeId),
+    /// → [`crate::records::UnitCount`]: units of a branch by holder and bucket, see `docs/snapshots.md`.
+    Usage(BranchId, Generation, Generation),
+    /// → [`crate::records::ScheduleRecord`].
+    Schedule(VolumeId),
     /// → [`crate::records::SessionRecord`].
     Session(Epoch),
     /// → [`crate::records::GrantRecord`].
@@ -191,6 +223,9 @@ impl<'a> Key<'a> {
             }
             Self::Branch(branch) => id(Tag::Branch, branch.0).0,
             Self::VolumeProgress(volume) => id(Tag::VolumeProgress, volume.0).0,
+            Self::Snapshot(snapshot) => id(Tag::Snapshot, snapshot.0).0,
+            Self::Usage(branch, holder, bucket) => id(Tag::Usage, branch.0).u32(holder.0).u32(bucket.0).0,
+            Self::Schedule(volume) => id(Tag::Schedule, volume.0).0,
             Self::Session(epoch) => Encoder::new(Tag::Session).u64(epoch.0).0,
             Self::Grant(epoch, logical_disk, unit) => {
                 Encoder::new(Tag::Grant).u64(epoch.0).u32(logical_disk.0).u32(unit.0).0
@@ -225,6 +260,9 @@ impl<'a> Key<'a> {
             0x20 => Self::Volume(VolumeId(fields.u32()?)),
             0x22 => Self::Branch(BranchId(fields.u32()?)),
             0x23 => Self::VolumeProgress(VolumeId(fields.u32()?)),
+            0x24 => Self::Snapshot(VolumeId(fields.u32()?)),
+            0x25 => Self::Usage(BranchId(fields.u32()?), Generation(fields.u32()?), Generation(fields.u32()?)),
+            0x26 => Self::Schedule(VolumeId(fields.u32()?)),
             0x30 => Self::Session(Epoch(fields.u64()?)),
             0x31 => Self::Grant(Epoch(fields.u64()?), LogicalDiskId(fields.u32()?), UnitIndex(fields.u32()?)),
             0x40 => {
@@ -259,7 +297,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_key() -> impl Strategy<Value = (u8, u32, u32, u32, u64)> {
-        (0_u8..14, any::<u32>(), any::<u32>(), any::<u32>(), any::<u64>())
+        (0_u8..17, any::<u32>(), any::<u32>(), any::<u32>(), any::<u64>())
     }
 
     fn build((kind, a, b, c, d): (u8, u32, u32, u32, u64), name: &[u8]) -> Key<'_> {
@@ -277,6 +315,9 @@ mod tests {
             10 => Key::Session(Epoch(d)),
             11 => Key::Grant(Epoch(d), LogicalDiskId(a), UnitIndex(b)),
             12 => Key::Table(BranchId(a), PageIndex(b), Generation(c), d),
+            13 => Key::Snapshot(VolumeId(a)),
+            14 => Key::Usage(BranchId(a), Generation(b), Generation(c)),
+            15 => Key::Schedule(VolumeId(a)),
             _ => Key::Job(d),
         }
     }

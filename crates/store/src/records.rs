@@ -4,12 +4,13 @@ use crate::StoreError;
 use crate::codec::{Reader, Writer};
 use crate::keys::NAME_BYTES_MAX;
 use model::{
-    BranchId, ChunkletAddress, ClusterId, DiskId, Epoch, Generation, LogicalDiskId, LogicalDiskLayout, PoolId,
-    RaidLevel, RegionSize, Term, UNIT_BYTES, VOLUME_BYTES_MAX, VolumeId,
+    BranchId, ChunkletAddress, ClusterId, DiskId, Epoch, Generation, LogicalDiskId, LogicalDiskLayout, PageIndex,
+    PoolId, RaidLevel, RegionSize, Term, UNIT_BYTES, VOLUME_BYTES_MAX, VolumeId,
 };
 
 /// The format of the whole store: key schema and records together. See `docs/on-disk-format.md`.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version 1 had no snapshots; its records are read as they are, and written as those of version 2.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A value of the store.
 pub trait Record: Sized {
@@ -337,6 +338,10 @@ pub struct BranchRecord {
     pub generation: Generation,
     /// What was born up to here is frozen; zero without snapshot or origin.
     pub frozen_through: Generation,
+    /// Where its missing pages are: another branch, at the generation it forked off from.
+    pub origin: Option<(BranchId, Generation)>,
+    /// It has no live end any more: its volume was deleted or rolled back. It is there for its snapshots, if it has any.
+    pub ended: bool,
 }
 
 impl Record for BranchRecord {
@@ -346,14 +351,132 @@ impl Record for BranchRecord {
         writer.number(self.volume.0);
         writer.number(self.generation.0);
         writer.number(self.frozen_through.0);
+        writer.option(self.origin.map(|(branch, _)| branch.0.into()));
+        writer.number(self.origin.map_or(0, |(_, generation)| generation.0));
+        writer.u8(u8::from(self.ended));
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, StoreError> {
-        Ok(Self {
-            volume: VolumeId(reader.u32()?),
-            generation: Generation(reader.u32()?),
-            frozen_through: Generation(reader.u32()?),
-        })
+        let (volume, generation, frozen_through) =
+            (VolumeId(reader.u32()?), Generation(reader.u32()?), Generation(reader.u32()?));
+        // Version 1 ended here.
+        if reader.remaining() == 0 {
+            return Ok(Self { volume, generation, frozen_through, origin: None, ended: false });
+        }
+        let origin = reader.option()?.map(|branch| u32::try_from(branch).map(BranchId)).transpose();
+        let origin = origin.map_err(|_| reader.corrupt("its origin is no branch"))?;
+        let at = Generation(reader.u32()?);
+        let ended = reader.bool()?;
+        Ok(Self { volume, generation, frozen_through, origin: origin.map(|branch| (branch, at)), ended })
+    }
+}
+
+/// A snapshot: a generation of a branch that stays readable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotRecord {
+    /// The volume it is of, or was when it was taken.
+    pub volume: VolumeId,
+    /// The branch it is on.
+    pub branch: BranchId,
+    /// Its generation there.
+    pub generation: Generation,
+    /// What people call it; unique among its volume's. The name it had, once it is deleted.
+    pub name: String,
+    /// When it was taken, in seconds since 1970.
+    pub created_unix_seconds: u64,
+    /// The volume's size then, in bytes.
+    pub size_bytes: u64,
+    /// A schedule took it, and may delete it.
+    pub scheduled: bool,
+    /// Its name is free again; it is there for the clones it has, or until its space is taken back.
+    pub deleted: bool,
+}
+
+impl Record for SnapshotRecord {
+    const WHAT: &'static str = "a snapshot's record";
+
+    fn write(&self, writer: &mut Writer) {
+        writer.number(self.volume.0);
+        writer.number(self.branch.0);
+        writer.number(self.generation.0);
+        writer.string(self.name.as_bytes());
+        writer.number(self.created_unix_seconds);
+        writer.number(self.size_bytes);
+        writer.u8(u8::from(self.scheduled));
+        writer.u8(u8::from(self.deleted));
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, StoreError> {
+        let (volume, branch, generation) =
+            (VolumeId(reader.u32()?), BranchId(reader.u32()?), Generation(reader.u32()?));
+        let (name, created_unix_seconds, size_bytes) = (read_name(reader)?, reader.number()?, reader.number()?);
+        if size_bytes > VOLUME_BYTES_MAX {
+            return Err(reader.corrupt("its size is beyond the largest volume"));
+        }
+        let (scheduled, deleted) = (reader.bool()?, reader.bool()?);
+        Ok(Self { volume, branch, generation, name, created_unix_seconds, size_bytes, scheduled, deleted })
+    }
+}
+
+/// How many allocation units one view of a branch holds of one bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnitCount(pub u64);
+
+impl Record for UnitCount {
+    const WHAT: &'static str = "a count of units";
+
+    fn write(&self, writer: &mut Writer) {
+        writer.number(self.0);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, StoreError> {
+        reader.number().map(Self)
+    }
+}
+
+/// The most rules one schedule has.
+pub const KEEP_RULES_MAX: usize = 16;
+
+/// How long snapshots of a schedule are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeepRule {
+    /// Those younger than this, in seconds.
+    pub within_seconds: u64,
+    /// One for each such period, in seconds; 0 for all.
+    pub each_seconds: u64,
+}
+
+/// When snapshots of a volume are taken without anybody asking, and for how long they are kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScheduleRecord {
+    /// The time from one to the next, in seconds.
+    pub every_seconds: u64,
+    /// A snapshot that any of them keeps is kept.
+    pub keep: Vec<KeepRule>,
+}
+
+impl Record for ScheduleRecord {
+    const WHAT: &'static str = "a snapshot schedule";
+
+    fn write(&self, writer: &mut Writer) {
+        writer.number(self.every_seconds);
+        writer.number(self.keep.len() as u64);
+        for rule in &self.keep {
+            writer.number(rule.within_seconds);
+            writer.number(rule.each_seconds);
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, StoreError> {
+        let (every_seconds, count) = (reader.number()?, reader.count(2)?);
+        if every_seconds == 0 || count > KEEP_RULES_MAX {
+            return Err(reader.corrupt("it makes no sense"));
+        }
+        let mut keep = Vec::with_capacity(count);
+        for _ in 0..count {
+            keep.push(KeepRule { within_seconds: reader.number()?, each_seconds: reader.number()? });
+        }
+        Ok(Self { every_seconds, keep })
     }
 }
 
@@ -451,7 +574,8 @@ impl Record for GrantRecord {
 /// Work that outlives a crash.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum JobRecord {
-    /// Takes all space of a volume back, page by page, and then the volume.
+    /// Takes all space of a volume back. Written by format version 1 only: what a volume that is being deleted leaves
+    /// to do is found without it.
     Delete {
         /// The volume.
         volume: VolumeId,
@@ -462,6 +586,20 @@ pub enum JobRecord {
         volume: VolumeId,
         /// What it is shrunk to, in bytes.
         size_bytes: u64,
+    },
+    /// Takes back what nobody but one view of a branch holds, and then the view.
+    Purge {
+        /// The branch.
+        branch: BranchId,
+        /// A snapshot's generation, or that of an ended branch's live end.
+        view: Generation,
+        /// Every page before this one is done.
+        next_page: PageIndex,
+    },
+    /// Gives a clone places of its own for everything it shares with its origin, and then cuts it loose.
+    Flatten {
+        /// The volume.
+        volume: VolumeId,
     },
 }
 
@@ -479,6 +617,16 @@ impl Record for JobRecord {
                 writer.number(volume.0);
                 writer.number(*size_bytes);
             }
+            Self::Purge { branch, view, next_page } => {
+                writer.u8(2);
+                writer.number(branch.0);
+                writer.number(view.0);
+                writer.number(next_page.0);
+            }
+            Self::Flatten { volume } => {
+                writer.u8(3);
+                writer.number(volume.0);
+            }
         }
     }
 
@@ -486,6 +634,12 @@ impl Record for JobRecord {
         match reader.u8()? {
             0 => Ok(Self::Delete { volume: VolumeId(reader.u32()?) }),
             1 => Ok(Self::Shrink { volume: VolumeId(reader.u32()?), size_bytes: reader.number()? }),
+            2 => Ok(Self::Purge {
+                branch: BranchId(reader.u32()?),
+                view: Generation(reader.u32()?),
+                next_page: PageIndex(reader.u32()?),
+            }),
+            3 => Ok(Self::Flatten { volume: VolumeId(reader.u32()?) }),
             _ => Err(reader.corrupt("its kind is unknown")),
         }
     }
@@ -556,13 +710,51 @@ mod tests {
             limit_bytes: Some(5),
             deleting: false,
         });
-        back(BranchRecord { volume: VolumeId(1), generation: Generation(1), frozen_through: Generation(0) });
+        let branch = BranchRecord {
+            volume: VolumeId(1),
+            generation: Generation(1),
+            frozen_through: Generation(0),
+            origin: None,
+            ended: false,
+        };
+        back(branch.clone());
+        back(BranchRecord { origin: Some((BranchId(7), Generation(9))), ended: true, ..branch });
+        back(SnapshotRecord {
+            volume: VolumeId(1),
+            branch: BranchId(2),
+            generation: Generation(3),
+            name: "monday".into(),
+            created_unix_seconds: 1_800_000_000,
+            size_bytes: 1 << 40,
+            scheduled: true,
+            deleted: false,
+        });
+        back(UnitCount(1 << 40));
+        let keep = vec![KeepRule { within_seconds: 86_400, each_seconds: 0 }];
+        back(ScheduleRecord { every_seconds: 900, keep });
         back(VolumeProgress { sequence: 9, mapped_units: 1 << 33, answered: vec![(Epoch(3), 4), (Epoch(3), 9)] });
         back(SessionRecord { volume: VolumeId(1), agent: 2, term: Term(3), read_only: false });
         back(GrantRecord { count: 100 });
         back(JobRecord::Delete { volume: VolumeId(4) });
         back(JobRecord::Shrink { volume: VolumeId(4), size_bytes: 1 << 20 });
+        let (branch, view) = (BranchId(4), Generation(7));
+        back(JobRecord::Purge { branch, view, next_page: PageIndex(9) });
+        back(JobRecord::Flatten { volume: VolumeId(4) });
         back(VolumeId(77));
+    }
+
+    #[test]
+    fn a_branch_of_format_version_1_has_no_origin_and_is_alive() {
+        let mut writer = Writer::new();
+        [3_u32, 2, 1].into_iter().for_each(|number| writer.number(number));
+        let expected = BranchRecord {
+            volume: VolumeId(3),
+            generation: Generation(2),
+            frozen_through: Generation(1),
+            origin: None,
+            ended: false,
+        };
+        assert_eq!(BranchRecord::decode(&writer.finish()), Ok(expected));
     }
 
     #[test]

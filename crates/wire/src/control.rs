@@ -45,6 +45,18 @@ pub enum AgentMessage {
         /// The page.
         page: PageIndex,
     },
+    /// How a page was in a snapshot that is no session of this agent's: what a host asks that wants to know what changed
+    /// since. Answered by [`ControllerMessage::SnapshotPage`].
+    FetchSnapshotPage {
+        /// Echoed in the answer.
+        request: RequestId,
+        /// The session that asks; its volume's view is compared with the snapshot.
+        epoch: Epoch,
+        /// The snapshot.
+        snapshot: VolumeId,
+        /// The page.
+        page: PageIndex,
+    },
     /// A fault or the wish to avoid one: regions to map are short. Answered by [`ControllerMessage::Granted`].
     RequestGrant {
         /// Echoed in the answer.
@@ -92,9 +104,21 @@ pub struct MapCommit {
     pub pages: Vec<PageDelta>,
     /// Granted units that these changes map for the first time.
     pub takes: Vec<UnitRun>,
-    /// Units that these changes (or earlier uncommitted ones) unmapped and that no I/O can still address. A unit of a
+    /// Places that these changes (or earlier uncommitted ones) dropped from their entries and that no I/O of this session
+    /// can still address. Those that no snapshot sees are free with this commit; the controller knows which. A unit of a
     /// grant that was never taken may be among them; it then leaves the grant and is free.
-    pub frees: Vec<UnitRun>,
+    pub drops: Vec<Drop>,
+}
+
+/// Units that the entries of one table page named and name no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Drop {
+    /// The page.
+    pub page: PageIndex,
+    /// The units.
+    pub run: UnitRun,
+    /// When they were allocated: what snapshots see them goes by it.
+    pub born: Generation,
 }
 
 /// Changed entries of one table page: each replaces what stood at its slots.
@@ -139,6 +163,17 @@ pub enum ControllerMessage {
         /// Every page after `page` and before this one is wholly zero (at least `page + 1`).
         absent_until: PageIndex,
     },
+    /// Answers [`AgentMessage::FetchSnapshotPage`].
+    SnapshotPage {
+        /// The request.
+        request: RequestId,
+        /// The session.
+        epoch: Epoch,
+        /// The page.
+        page: PageIndex,
+        /// What the snapshot holds there; `None` when there is no such snapshot (any more).
+        found: Option<SnapshotPage>,
+    },
     /// Answers [`AgentMessage::RequestGrant`].
     Granted {
         /// The request.
@@ -168,10 +203,24 @@ pub enum ControllerMessage {
     },
 }
 
+/// A table page as a snapshot sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotPage {
+    /// The snapshot's generation.
+    pub generation: Generation,
+    /// Whether the view that asked descends from the snapshot: then a block last written at or before
+    /// `generation` has not changed since, wherever it lies now.
+    pub is_ancestor: bool,
+    /// The snapshot's size, in bytes: what lies beyond is zeroes in it.
+    pub size_bytes: u64,
+    /// Its entries, ascending; slots that no run covers are zero.
+    pub runs: Vec<EntryRun>,
+}
+
 /// A session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attachment {
-    /// The volume.
+    /// The volume, or the snapshot: snapshots have ids of the same kind and are attached to be read.
     pub volume: VolumeId,
     /// Its branch.
     pub branch: BranchId,

@@ -13,8 +13,8 @@ pub mod data;
 pub mod order;
 
 pub use control::{
-    Access, AgentMessage, AttachError, Attachment, CommitError, ControllerMessage, GrantError, MapCommit, PageDelta,
-    RequestId,
+    Access, AgentMessage, AttachError, Attachment, CommitError, ControllerMessage, Drop, GrantError, MapCommit,
+    PageDelta, RequestId, SnapshotPage,
 };
 pub use data::{Credentials, DiskOperation, NodeReply, NodeRequest, NodeRequestId};
 pub use order::{CommandId, NodeCommand, NodeOrder, NodeReport, Order, OrderOutcome};

@@ -1,6 +1,6 @@
 //! The controller's commands: to agents about their sessions, to nodes about their disks.
 
-use model::{DiskId, Epoch, Term};
+use model::{DiskId, Epoch, Generation, Term};
 
 /// The controller's name for an order, echoed when it is done.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -24,6 +24,28 @@ pub enum Order {
     SetReadOnly {
         /// Whether writes are refused.
         read_only: bool,
+    },
+    /// A snapshot is about to be taken: hold every write and trim from now on, drain those in flight, flush the disks and
+    /// commit everything; then done. Reads go on. The volume stays so until [`Order::Thaw`] (or its session ends), also
+    /// when the order failed.
+    Freeze,
+    /// The snapshot is durable, or was given up: this is what holds for every write from now on, those held included.
+    Thaw {
+        /// The generation of the live end.
+        generation: Generation,
+        /// Layers born up to here are frozen.
+        frozen_through: Generation,
+    },
+    /// A snapshot is gone: fewer layers are frozen. Frozen or not, the volume stays so.
+    SetFrozen {
+        /// Layers born up to here are frozen; never more than before.
+        frozen_through: Generation,
+    },
+    /// Copies what the volume still shares with views up to a generation to places of its own, in the background; done
+    /// when everything durable is its own.
+    Flatten {
+        /// Layers born up to here are replaced.
+        through: Generation,
     },
     /// Drain, commit, and detach (by [`crate::AgentMessage::Detach`], before the order is done). Refused as busy while
     /// hosts have the volume open, unless `force`: then their connections are closed.

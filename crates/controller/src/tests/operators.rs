@@ -89,7 +89,7 @@ fn a_pool_goes_only_when_its_volumes_are_gone() {
     world.grant(&mut host, 4, 4).unwrap();
     world.map(&mut host, &[1, 2]).unwrap();
     world.detach(host);
-    world.ask(Request::VolumeDelete { name: "a".into(), force: false }).unwrap();
+    world.ask(Request::VolumeDelete { name: "a".into(), force: false, snapshots: false }).unwrap();
     world.ask(delete()).unwrap();
     assert!(world.store.len() <= 2, "only the cluster and its counters are left");
     world.crash();
@@ -123,7 +123,7 @@ fn deleting_frees_the_name_at_once_and_all_the_space_in_the_end() {
     }
     world.detach(host);
     assert!(world.pool().used_bytes > 0);
-    let id = world.ask_later(Request::VolumeDelete { name: "a".into(), force: false });
+    let id = world.ask_later(Request::VolumeDelete { name: "a".into(), force: false, snapshots: false });
     // The first events, without the job: then the process dies.
     world.settle();
     assert_eq!(world.replies.remove(&id), Some(Ok(Response::Done)));
@@ -149,13 +149,13 @@ fn deleting_an_attached_volume_asks_its_agent_first() {
     let mut world = World::with_pool(64);
     let volume = world.create("a", MIB);
     let host = world.attach(AGENT, volume);
-    let id = world.ask_later(Request::VolumeDelete { name: "a".into(), force: false });
+    let id = world.ask_later(Request::VolumeDelete { name: "a".into(), force: false, snapshots: false });
     world.settle();
     let (command, epoch, given) = order(&mut world, AGENT);
     assert_eq!(given, Order::Release { force: false });
     world.send(AGENT, AgentMessage::OrderDone { command, epoch, outcome: OrderOutcome::Busy { hosts: 2 } });
     assert_eq!(kind(world.replies.remove(&id).unwrap()), ErrorKind::Busy);
-    let id = world.ask_later(Request::VolumeDelete { name: "a".into(), force: true });
+    let id = world.ask_later(Request::VolumeDelete { name: "a".into(), force: true, snapshots: false });
     world.settle();
     let (command, epoch, given) = order(&mut world, AGENT);
     assert_eq!(given, Order::Release { force: true });
@@ -228,7 +228,7 @@ fn an_order_to_an_agent_that_dies_ends_too() {
     world.event(crate::Event::AgentGone(AGENT));
     assert!(world.replies.remove(&grow).unwrap().is_ok());
     let _host = world.attach(OTHER, volume);
-    let delete = world.ask_later(Request::VolumeDelete { name: "a".into(), force: false });
+    let delete = world.ask_later(Request::VolumeDelete { name: "a".into(), force: false, snapshots: false });
     world.settle();
     world.event(crate::Event::AgentGone(OTHER));
     assert!(world.replies.remove(&delete).unwrap().is_ok());
