@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::client::{Endpoint, Session};
 use crate::http;
 use crate::standin::Standin;
-use crate::tool::{self, Finished, eventually, finish, signal};
+use crate::tool::{self, Finished, eventually, finish, finish_within, signal};
 
 /// How long a server may take to answer after its start.
 const START_ALLOWED: Duration = Duration::from_secs(20);
@@ -114,6 +114,11 @@ impl Server {
         command.args(&self.options.extra);
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// Starts a server that must refuse to serve, and gives what it said. One that serves after all is ended, and an error.
+    pub fn start_refused(&self) -> Result<String> {
+        finish_within(&mut self.serve_command(), START_ALLOWED)?.expect_failure()
     }
 
     /// Waits until the server answers; an error with its log when it ended or stayed silent instead.

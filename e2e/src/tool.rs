@@ -53,13 +53,18 @@ pub fn run_refused(program: &str, arguments: &[&str]) -> Result<String> {
 
 /// Runs any command to its end, whatever that is; killed and reported when it takes longer than three minutes.
 pub fn finish(command: &mut Command) -> Result<Finished> {
+    finish_within(command, DEADLINE)
+}
+
+/// The same with another deadline.
+pub fn finish_within(command: &mut Command, allowed: Duration) -> Result<Finished> {
     let line = line_of(command);
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
     command.env("PATH", path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot start {line}"))?;
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
-    let status = wait(&mut child, DEADLINE)?;
+    let status = wait(&mut child, allowed)?;
     if status.is_none() {
         child.kill().ok();
         child.wait()?;
@@ -68,7 +73,7 @@ pub fn finish(command: &mut Command) -> Result<Finished> {
     let (stdout, stderr) = (output(stdout), output(stderr));
     match status {
         Some(status) => Ok(Finished { line, status, stdout, stderr }),
-        None => bail!("{line} was still running after {} s\n{stdout}{stderr}", DEADLINE.as_secs()),
+        None => bail!("{line} was still running after {} s\n{stdout}{stderr}", allowed.as_secs()),
     }
 }
 

@@ -3,10 +3,15 @@
 //! This crate only starts other programs and reads files; it links none of the product's crates.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a command-line tool talks to its terminal")]
-#![allow(clippy::disallowed_types, reason = "tasks say how long they took; nothing here is replayed from a seed")]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "tasks say how long they took and read from two pipes at once; nothing here is replayed from a seed"
+)]
 
 mod clients;
 mod fuzz;
+mod mutants;
 mod process;
 mod tasks;
 mod tests;
@@ -22,6 +27,7 @@ cargo xtask TASK [ARGUMENTS]
   tidy              format, clippy and the rules of the house: layers, names, sizes, docs
   sim [ARGUMENTS]   the simulator, for example: cargo xtask sim --seeds 2000, cargo xtask sim --seed 17
   fuzz [ARGUMENTS]  a smoke run of every decoder: --seconds N (default 20); cargo-fuzz TARGET when it is installed
+  mutants [NAME…]   breaks the server on purpose, bug by bug: the end-to-end tests must notice; `mutants list` names them
   bench [ARGUMENTS] us beside the peers: --quick | --full, then workload names; `bench list` names them
 ";
 
@@ -34,6 +40,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(),
         "sim" => tasks::sim(&rest),
         "fuzz" => fuzz::run(&rest),
+        "mutants" => mutants::run(&rest),
         "bench" => tasks::bench(&rest),
         "" | "help" | "--help" | "-h" => {
             println!("{USAGE}");

@@ -143,7 +143,7 @@ impl Mapper {
                 left -= count;
             }
         }
-        MapCommit { pages, takes: runs.to_vec(), frees: Vec::new() }
+        MapCommit { pages, takes: runs.to_vec(), drops: Vec::new() }
     }
 
     fn scatter(&mut self, runs: &[UnitRun]) -> Result<MapCommit> {

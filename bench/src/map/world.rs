@@ -1,14 +1,13 @@
 //! The real engines over a real store, with a node that completes at once and keeps nothing: what is left is the map.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent::{Agent, AgentConfig, HostId, HostVolume, IoId, IoKind, IoRequest, IoResult, ReadSegment, VolumeReport};
 use anyhow::{Context, Result, bail, ensure};
 use api::{DiskAdd, PoolCreate, Request, Response, VolumeCreate};
-use controller::{ApiId, BatchId, Config, Controller, DEFAULT_POOL, DiskInspection, Scan, Survivors};
+use controller::{ApiId, BatchId, Config, Controller, DEFAULT_POOL, DiskInspection, Survivors};
 use model::{BufferPool, ClusterId, IoError, Time, VolumeId};
 use pool::Judgement;
 use store::{Batch, MetaStore, StoreView};
@@ -243,17 +242,9 @@ impl World {
                 self.to_controller.push_back(Event::FromNode(node, report));
             }
             Effect::Commit { id, batch } => self.batches.push((id, batch)),
-            Effect::Scan { id, range, limit } => {
-                let mut scan = Scan::default();
-                self.store.scan(&range, &mut |key, value| {
-                    if scan.pairs.len() == limit {
-                        scan.more = true;
-                        return ControlFlow::Break(());
-                    }
-                    scan.pairs.push((key.to_vec(), value.to_vec()));
-                    ControlFlow::Continue(())
-                })?;
-                self.to_controller.push_back(Event::Scanned { id, result: Ok(scan) });
+            Effect::Scan { id, ranges } => {
+                let result = controller::perform_scan(&self.store, &ranges);
+                self.to_controller.push_back(Event::Scanned { id, result });
             }
             Effect::Reply(id, answer) => drop(self.answers.insert(id, answer)),
             Effect::SetTimer(at) => self.timer = Some(at),

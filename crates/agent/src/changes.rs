@@ -2,7 +2,9 @@
 
 use crate::inflight::Sequence;
 use mapping::PageTable;
-use model::{DiskRegion, EntryRun, Generation, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, RegionIndex, RegionSize, UnitRun};
+use model::{
+    DiskRegion, EntryRun, Generation, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, RegionIndex, RegionSize, UnitRun,
+};
 use std::collections::{BTreeMap, VecDeque};
 use wire::{MapCommit, PageDelta};
 
@@ -11,7 +13,7 @@ const COMMIT_REGIONS_MAX: u32 = 32 * 1024;
 
 type SlotSet = Box<[u64; (REGIONS_PER_PAGE / 64) as usize]>;
 
-/// Units given up, and since when nothing new addresses them.
+/// Units that their entry dropped, and since when nothing new addresses them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Freed {
     pub(crate) page: PageIndex,
@@ -67,11 +69,27 @@ impl MapChanges {
         self.untaken.insert(region, place);
     }
 
+    /// Regions that are mapped at granted places, without a block and without a word about them to the controller: what is
+    /// left of writes that failed. They are forgotten here, and the caller unmaps them.
+    pub(crate) fn take_unused(&mut self) -> Vec<(RegionIndex, DiskRegion)> {
+        let dirty = &self.dirty;
+        let is_dirty = |region: &RegionIndex| {
+            let (word, bit) = (usize::from(region.slot() / 64), region.slot() % 64);
+            dirty.get(&region.page()).is_some_and(|slots| slots[word] >> bit & 1 == 1)
+        };
+        let unused = self.untaken.iter().filter(|(region, _)| !is_dirty(region));
+        let unused: Vec<_> = unused.map(|(region, place)| (*region, *place)).collect();
+        for (region, _) in &unused {
+            self.untaken.remove(region);
+        }
+        unused
+    }
+
     pub(crate) fn is_untaken(&self, region: RegionIndex) -> bool {
         self.untaken.contains_key(&region)
     }
 
-    /// A region was given up: its entry no longer names `place`. `since` is the next I/O to begin.
+    /// The entry of `region` no longer names `place`, which was allocated in `born`. `since` is the next I/O to begin.
     pub(crate) fn freed(
         &mut self,
         region: RegionIndex,

@@ -20,6 +20,8 @@ pub(crate) enum Waiter {
     Host(IoId),
     /// An order of the controller's.
     Order(CommandId),
+    /// A freeze; the number is its own.
+    Freeze(u64),
     /// Held writes: what the round frees may serve them.
     Regrant,
     /// The volume is about to be detached.
@@ -224,6 +226,7 @@ impl Volume {
                 let outcome = if result.is_ok() { OrderOutcome::Done } else { OrderOutcome::Failed };
                 self.order_done(context, command, outcome);
             }
+            Waiter::Freeze(flush) => self.freeze_flushed(context, flush, result),
             // The commit that would have freed something failed: asking again now would go round in circles.
             Waiter::Regrant if result.is_err() => self.fail_held_for(context, GrantError::PoolFull),
             Waiter::Regrant => self.io_ended(context),

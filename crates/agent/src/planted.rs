@@ -50,11 +50,25 @@ pub enum Bug {
     FailedCommitForgotten,
     /// A partial trim clears the whole block.
     TrimRoundsOut,
+    /// What the newest snapshot sees is written in place.
+    WriteInPlaceUnderSnapshot,
+    /// A volume counts as frozen while writes are under way.
+    FreezeWithoutDrain,
+    /// A volume counts as frozen before its last changes are committed.
+    FreezeWithoutCommit,
+    /// A thaw leaves the volume in the generation it was in.
+    ThawKeepsGeneration,
+    /// A trim over what a snapshot sees hides nothing of it.
+    ZeroLayerForgotten,
+    /// A merge loses the blocks of the lowest layer.
+    MergeForgetsBlocks,
+    /// A region is written while it is merged.
+    MergeIgnoresWrites,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 21] = [
         Self::DeviceFlushSkipped,
         Self::CommitBeforeFlush,
         Self::BitBeforeData,
@@ -69,5 +83,12 @@ impl Bug {
         Self::LateChangeCounted,
         Self::FailedCommitForgotten,
         Self::TrimRoundsOut,
+        Self::WriteInPlaceUnderSnapshot,
+        Self::FreezeWithoutDrain,
+        Self::FreezeWithoutCommit,
+        Self::ThawKeepsGeneration,
+        Self::ZeroLayerForgotten,
+        Self::MergeForgetsBlocks,
+        Self::MergeIgnoresWrites,
     ];
 }

@@ -57,9 +57,10 @@ impl Volume {
                 self.draining.push(command);
                 self.io_ended(context);
             }
-            Order::Freeze | Order::Thaw { .. } | Order::SetFrozen { .. } | Order::Flatten { .. } => {
-                self.order_done(context, command, OrderOutcome::Failed);
-            }
+            Order::Freeze => self.freeze(context, command),
+            Order::Thaw { generation, frozen_through } => self.thaw(context, command, generation, frozen_through),
+            Order::SetFrozen { frozen_through } => self.set_frozen(context, command, frozen_through),
+            Order::Flatten { through } => self.flatten(context, command, through),
             Order::Release { force } => {
                 if !self.hosts.is_empty() && !force {
                     let outcome = OrderOutcome::Busy { hosts: self.hosts.len() as u32 };
@@ -94,6 +95,11 @@ impl Volume {
     /// Starts to leave: drain, commit, detach.
     pub(crate) fn leave(&mut self, context: &mut Context<'_>, order: Option<CommandId>) {
         self.leaving = Some(Leaving::Draining { order });
+        self.end_flattens(context);
+        if self.freeze.holds() {
+            // No thaw will come: what is held is refused.
+            self.retry_held(context);
+        }
         self.leave_when_quiet(context);
     }
 
@@ -118,6 +124,7 @@ impl Volume {
         self.leaving = Some(Leaving::Detaching);
         let epoch = self.attachment.credentials.epoch;
         context.to_controller(AgentMessage::Detach { epoch });
+        self.end_freeze_orders(context, OrderOutcome::NoSession);
         if let Some(command) = order {
             self.order_done(context, command, OrderOutcome::Done);
         }
@@ -143,8 +150,13 @@ impl Volume {
         }
         // While a round is under way its end decides: a deadline that has passed would only spin.
         let commit = self.changed_at.filter(|_| self.flush.is_idle()).map(|at| at + commit_after);
-        let leave = if self.leaving.is_none() { self.idle_since.map(|at| at + linger) } else { None };
+        let leave = if self.may_idle_out() { self.idle_since.map(|at| at + linger) } else { None };
         commit.into_iter().chain(leave).min()
+    }
+
+    /// Whether a volume without hosts leaves after a while: not in the middle of something.
+    fn may_idle_out(&self) -> bool {
+        self.leaving.is_none() && self.freeze.is_open() && self.flattens.is_idle()
     }
 
     pub(crate) fn tick(&mut self, context: &mut Context<'_>) {
@@ -157,7 +169,7 @@ impl Volume {
             self.flush_for(context, Waiter::Timer);
         }
         let idle = self.idle_since.is_some_and(|at| context.now >= at + Duration::from_nanos(config.linger_nanos));
-        if idle && self.leaving.is_none() && self.hosts.is_empty() {
+        if idle && self.may_idle_out() && self.hosts.is_empty() {
             self.leave(context, None);
         }
     }

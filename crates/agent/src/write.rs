@@ -10,8 +10,8 @@ use crate::inflight::Sequence;
 use crate::planted::Bug;
 use crate::volume::{Blocked, Volume, whole_blocks};
 use crate::zero_scan;
-use mapping::{EntryView, Segments, Source, WriteTarget};
-use model::{BLOCK_BYTES, BlockRange, ByteRange, DiskId, DiskRegion, IoBuffer, IoError, RegionIndex};
+use mapping::{Dropped, EntryView, Segments, Source, WriteTarget};
+use model::{BLOCK_BYTES, BlockRange, ByteRange, DiskId, DiskRegion, IoBuffer, IoError, Place, RegionIndex};
 use smallvec::SmallVec;
 use std::sync::Arc;
 use wire::DiskOperation;
@@ -75,6 +75,15 @@ impl Volume {
         let IoKind::Write { offset, length, data, fua } = request.kind else {
             unreachable!("the caller has matched a write");
         };
+        match self.merge_for_write(context, ByteRange::new(offset, u64::from(length)), &data) {
+            Ok(()) => {}
+            Err(unplaced) => {
+                let request = IoRequest { kind: IoKind::Write { offset, length, data, fua }, ..request };
+                let Unplaced::Failed(error) = unplaced else { return Err(request) };
+                self.refuse(context, request, error);
+                return Ok(());
+            }
+        }
         let owner = WriteOwner::Host { id: request.id, fua };
         self.begin_write(context, owner, offset, length, data).map_err(|data| IoRequest {
             id: request.id,
@@ -311,7 +320,7 @@ impl Volume {
         data: &IoBuffer,
     ) -> Result<SmallVec<[RegionWrite; 1]>, Unplaced> {
         let size = self.attachment.region_size;
-        let frozen = self.attachment.frozen_through;
+        let frozen = self.frozen_through(context);
         let mut regions: SmallVec<[RegionWrite; 1]> = SmallVec::new();
         let mut wanted = 0;
         let mut at = range.start;
@@ -324,29 +333,29 @@ impl Volume {
             let runs = self.data_runs(context, bytes, blocks);
             let view = self.table.entry(region);
             let (mut place, mut settled) = (None, false);
-            if !runs.is_empty() {
-                match mapping::resolve_write(region, view, frozen) {
-                    WriteTarget::InPlace(at) => {
-                        place = Some(at);
-                        settled = runs.len() == 1
-                            && runs[0] == blocks
-                            && matches!(view, EntryView::Full { written, .. } if written == self.attachment.generation);
-                    }
-                    WriteTarget::NeedsRegion => wanted += 1,
-                    WriteTarget::Fault(mapping::Fault::Error(_)) => return Err(Unplaced::Failed(IoError::Device)),
-                    WriteTarget::Fault(fault) => {
-                        self.fault(context, fault.page());
-                        return Err(Unplaced::Blocked);
-                    }
-                    WriteTarget::NeedsMerge => unreachable!("a stack is full only under many snapshots"),
+            match mapping::resolve_write(region, view, frozen) {
+                WriteTarget::Fault(mapping::Fault::Error(_)) => return Err(Unplaced::Failed(IoError::Device)),
+                WriteTarget::Fault(fault) => {
+                    self.fault(context, fault.page());
+                    return Err(Unplaced::Blocked);
                 }
+                _ if runs.is_empty() => {}
+                WriteTarget::InPlace(at) => {
+                    place = Some(at);
+                    // The last write of this generation that changed the entry has said all there is to say.
+                    settled = runs.len() == 1
+                        && runs[0] == blocks
+                        && matches!(view, EntryView::Full { written, .. } if written == self.attachment.generation);
+                }
+                WriteTarget::NeedsRegion => wanted += 1,
+                WriteTarget::NeedsMerge => unreachable!("a write begins only when no region of it needs a merge"),
             }
             regions.push(RegionWrite { region, blocks, place, data: runs, settled });
             at = end;
         }
         if wanted > 0 {
             match self.have_regions(context, wanted) {
-                Ok(true) => self.assign(&mut regions),
+                Ok(true) => self.assign(context, &mut regions),
                 Ok(false) => return Err(Unplaced::Blocked),
                 Err(error) => return Err(Unplaced::Failed(io_error(error))),
             }
@@ -371,15 +380,21 @@ impl Volume {
     }
 
     /// Maps a granted region for each that needs one; the caller has counted them.
-    fn assign(&mut self, regions: &mut [RegionWrite]) {
+    fn assign(&mut self, context: &Context<'_>, regions: &mut [RegionWrite]) {
         let born = self.attachment.generation;
         for write in regions.iter_mut().filter(|write| write.place.is_none() && !write.data.is_empty()) {
-            write.place = Some(self.assign_region(write.region, born));
+            write.place = Some(self.assign_region(context, write.region, born));
         }
     }
 
     /// Maps a granted region; there is one, as the caller has seen.
-    pub(crate) fn assign_region(&mut self, region: RegionIndex, born: model::Generation) -> DiskRegion {
+    pub(crate) fn assign_region(
+        &mut self,
+        context: &Context<'_>,
+        region: RegionIndex,
+        born: model::Generation,
+    ) -> DiskRegion {
+        self.assert_may_change(context);
         let neighbours = self.neighbours(region);
         let place = self.grants.take(region.0, &neighbours).expect("the caller has counted the granted regions");
         self.counters.regions_assigned += 1;
@@ -390,27 +405,54 @@ impl Volume {
         };
         self.counters.regions_adjoining += u64::from(neighbours.iter().any(adjoins));
         self.table.map_region(region, place, born);
+        if let EntryView::Stack(layers) = self.table.entry(region) {
+            self.merges.note(region, mapping::stack::region_layers(layers));
+        }
         self.changes.assigned(region, place);
         place
     }
 
-    /// Mapped regions near `region` in its window, and the one before the window: left ones first, nearest first.
-    fn neighbours(&self, region: RegionIndex) -> SmallVec<[Neighbour; 4]> {
+    /// Mapped regions near `region` in its window, and the one before the window: left ones first, nearest first. Those
+    /// that take writes come before those that a snapshot sees: what is beside these is mostly taken, and never one extent
+    /// with them.
+    pub(crate) fn neighbours(&self, region: RegionIndex) -> SmallVec<[Neighbour; 4]> {
         let window = Grants::window_regions(self.attachment.region_size);
         let first = region.0 / window * window;
-        let mut found = SmallVec::new();
         let left = (first.saturating_sub(1)..region.0).rev().map(|index| -((region.0 - index) as i64));
         let right = (region.0 + 1..first + window + 1).map(|index| (index - region.0) as i64);
+        let (mut found, mut frozen): (SmallVec<[Neighbour; 4]>, SmallVec<[Neighbour; 2]>) = Default::default();
         for mut side in [Box::new(left) as Box<dyn Iterator<Item = i64>>, Box::new(right)] {
+            let mut nearest_frozen = None;
             found.extend(side.find_map(|distance| {
                 let at = RegionIndex(region.0.checked_add_signed(distance)?);
-                match self.table.entry(at) {
-                    EntryView::Full { place, .. } | EntryView::Partial { place, .. } => Some((distance, place)),
-                    _ => None,
+                let (place, takes_writes) = self.place_beside(at)?;
+                if !takes_writes {
+                    nearest_frozen.get_or_insert((distance, place));
                 }
+                takes_writes.then_some((distance, place))
             }));
+            frozen.extend(nearest_frozen);
         }
+        found.extend(frozen);
         found
+    }
+
+    /// Where the region lies, for others to lie beside; and whether writes go there.
+    fn place_beside(&self, region: RegionIndex) -> Option<(DiskRegion, bool)> {
+        let frozen = self.attachment.frozen_through;
+        match self.table.entry(region) {
+            EntryView::Full { place, born, .. } | EntryView::Partial { place, born, .. } => {
+                Some((place, born > frozen))
+            }
+            EntryView::Stack(layers) => {
+                let takes_writes = mapping::stack::write_layer(layers, frozen).map(|place| (place, true));
+                takes_writes.or_else(|| match layers.last()?.place {
+                    Place::Region(place) => Some((place, false)),
+                    Place::Zero => None,
+                })
+            }
+            EntryView::NotLoaded | EntryView::Invalid | EntryView::Error | EntryView::Zero => None,
+        }
     }
 
     /// The data of all regions as contiguous ranges of logical disks, neighbours joined.
@@ -514,13 +556,14 @@ impl Volume {
     }
 
     fn set_blocks(&mut self, context: &Context<'_>, region: RegionIndex, place: DiskRegion, blocks: BlockRange) {
-        let (generation, frozen) = (self.attachment.generation, self.attachment.frozen_through);
+        self.assert_may_change(context);
+        let (generation, frozen) = (self.attachment.generation, self.frozen_through(context));
         let outcome = self.table.blocks_written(region, place, blocks, generation, frozen);
         if outcome.changed {
             self.changes.mark(region);
             self.changed(context);
         }
-        self.give_up(context, region, outcome.freed);
+        self.give_up(context, region, &outcome.drops);
     }
 
     /// Makes blocks of a region zero in the table. `own` is the range of the write that does it: other writes in
@@ -541,23 +584,32 @@ impl Volume {
         let keep = keep
             || !context.shared.config.planted.has(Bug::TrimForgetsWriteInFlight)
                 && self.writes.overlaps_besides(bytes, own);
-        let (generation, frozen) = (self.attachment.generation, self.attachment.frozen_through);
+        self.assert_may_change(context);
+        let (generation, frozen) = (self.attachment.generation, self.frozen_through(context));
+        let entry = self.table.entry(region);
+        if context.shared.config.planted.has(Bug::ZeroLayerForgotten)
+            && mapping::resolve_write(region, entry, frozen) == WriteTarget::NeedsRegion
+        {
+            return;
+        }
         let outcome = self.table.blocks_zeroed(region, blocks, generation, frozen, keep);
         if outcome.changed {
             self.changes.mark(region);
             self.changed(context);
         }
-        self.give_up(context, region, outcome.freed);
+        self.give_up(context, region, &outcome.drops);
     }
 
-    fn give_up(&mut self, context: &Context<'_>, region: RegionIndex, freed: mapping::Freed) {
-        for place in freed {
+    /// The region's entry no longer names these places; the next commit says so.
+    pub(crate) fn give_up(&mut self, context: &Context<'_>, region: RegionIndex, drops: &[Dropped]) {
+        let size = self.attachment.region_size;
+        for Dropped { place, born } in drops {
             self.changes.mark(region);
             if context.shared.config.planted.has(Bug::ReusedBeforeCommit) && !self.changes.is_untaken(region) {
-                self.grants.add(place.units(self.attachment.region_size));
+                self.grants.add(place.units(size));
                 continue;
             }
-            self.changes.freed(region, place, self.attachment.generation, self.attachment.region_size, self.inflight.next());
+            self.changes.freed(region, *place, *born, size, self.inflight.next());
         }
     }
 }
@@ -575,8 +627,8 @@ pub(crate) fn io_error(error: wire::GrantError) -> IoError {
     }
 }
 
-/// Why a write has no place.
-enum Unplaced {
+/// Why a write has no place, or may not begin.
+pub(crate) enum Unplaced {
     Blocked,
     Failed(IoError),
 }

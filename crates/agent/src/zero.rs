@@ -6,7 +6,7 @@ use crate::flush::Waiter;
 use crate::planted::Bug;
 use crate::volume::{Blocked, Held, Volume, whole_blocks};
 use crate::write::WriteOwner;
-use mapping::EntryView;
+use mapping::{EntryView, WriteTarget};
 use model::{BLOCK_BYTES, BlockRange, ByteRange, DiskRegion, IoError, PageIndex, RegionIndex};
 use smallvec::SmallVec;
 use wire::CommandId;
@@ -175,6 +175,14 @@ impl Volume {
             let Some(loaded) = self.table.page(page) else {
                 return Err(self.fault(context, page));
             };
+            match loaded.entry(region.slot()) {
+                EntryView::Error => {
+                    Self::zero_task(context, task).failed = Some(IoError::Device);
+                    return Ok(());
+                }
+                EntryView::Invalid => return Err(self.fault(context, page)),
+                _ => {}
+            }
             let next = if loaded.is_zero() && !keep_space {
                 budget -= 1;
                 PageIndex(page.0).first_region().0.saturating_add(u64::from(model::REGIONS_PER_PAGE)) << size.log2()
@@ -211,15 +219,16 @@ impl Volume {
         // Every write that touches these regions would overlap this trim: none is in flight.
         if cursor == base
             && whole > 0
-            && let Some(run) = self.table.extent_zeroed(region, whole.min(*budget), self.attachment.frozen_through)
+            && let Some((run, born)) = self.table.extent_zeroed(region, whole.min(*budget))
         {
+            self.assert_may_change(context);
             let count = u64::from(run.count / size.units());
             let first = DiskRegion { logical_disk: run.logical_disk, unit: run.start };
             for index in 0..count {
                 let region = RegionIndex(region.0 + index);
                 self.changes.mark(region);
                 let place = first.offset_by(index as u32, size);
-                self.changes.freed(region, place, self.attachment.generation, size, self.inflight.next());
+                self.changes.freed(region, place, born, size, self.inflight.next());
             }
             self.changed(context);
             *budget -= count;
@@ -243,8 +252,14 @@ impl Volume {
         let size = self.attachment.region_size;
         let base = region.0 << size.log2();
         let stop = end.min(base + size.bytes());
-        match self.table.entry(region) {
-            EntryView::Zero => {
+        let blocks = blocks_between(base, cursor, stop);
+        if blocks.count() == size.blocks() {
+            // Whatever there is goes, so that no merge stands in the way of a place for what follows.
+            self.zero_blocks(context, region, blocks, held, true);
+        }
+        match mapping::resolve_write(region, self.table.entry(region), self.frozen_through(context)) {
+            WriteTarget::InPlace(_) => {}
+            WriteTarget::NeedsRegion => {
                 let left = (end - base).div_ceil(size.bytes()).min(KEEP_REGIONS_AT_ONCE);
                 if self.grants.regions() == 0 {
                     match self.have_regions(context, left as u32) {
@@ -253,19 +268,14 @@ impl Volume {
                         Err(error) => return Err(Reserve::Failed(crate::write::io_error(error))),
                     }
                 }
-                self.assign_region(region, self.attachment.generation);
+                self.assign_region(context, region, self.attachment.generation);
                 self.changes.mark(region);
                 self.changed(context);
             }
-            EntryView::Error => return Err(Reserve::Failed(IoError::Device)),
-            EntryView::Invalid | EntryView::NotLoaded => {
-                self.fault(context, region.page());
-                return Err(Reserve::Blocked);
-            }
-            EntryView::Full { .. } | EntryView::Partial { .. } | EntryView::Stack(_) => {
-                self.zero_blocks(context, region, blocks_between(base, cursor, stop), held, true);
-            }
+            WriteTarget::NeedsMerge => unreachable!("a trim begins only when no region of it needs a merge"),
+            WriteTarget::Fault(_) => unreachable!("the caller has seen the entry"),
         }
+        self.zero_blocks(context, region, blocks, held, true);
         Ok(stop)
     }
 

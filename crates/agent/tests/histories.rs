@@ -7,18 +7,43 @@ use agent::IoKind;
 use cluster::{Cluster, Outcome, write};
 use model::RegionSize;
 use proptest::prelude::*;
+use wire::{Order, OrderOutcome};
 
 const VOLUME_BYTES: u64 = 2 << 20;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write { offset: u64, length: u64, value: u8, holes: bool, fua: bool },
-    Zero { offset: u64, length: u64, keep_space: bool },
-    Read { offset: u64, length: u64 },
+    Write {
+        offset: u64,
+        length: u64,
+        value: u8,
+        holes: bool,
+        fua: bool,
+    },
+    Zero {
+        offset: u64,
+        length: u64,
+        keep_space: bool,
+    },
+    Read {
+        offset: u64,
+        length: u64,
+    },
     Flush,
     Settle,
     Restart,
     FailCommit,
+    /// A snapshot is taken; or given up, when the freeze fails.
+    Snapshot,
+    /// Writes while the volume is frozen.
+    SnapshotUnderWrites {
+        offset: u64,
+        length: u64,
+        value: u8,
+    },
+    DeleteSnapshot,
+    /// Copies everything that snapshots see.
+    Flatten,
 }
 
 fn range() -> impl Strategy<Value = (u64, u64)> {
@@ -29,7 +54,7 @@ fn range() -> impl Strategy<Value = (u64, u64)> {
     })
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step(snapshots: u32) -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (range(), 1..=255_u8, any::<bool>(), prop::bool::weighted(0.1)).prop_map(
             |((offset, length), value, holes, fua)| Step::Write { offset, length, value, holes, fua }
@@ -42,6 +67,12 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Settle),
         1 => Just(Step::Restart),
         1 => Just(Step::FailCommit),
+        snapshots => Just(Step::Snapshot),
+        1 => (range(), 1..=255_u8).prop_map(
+            |((offset, length), value)| Step::SnapshotUnderWrites { offset, length, value }
+        ),
+        1 => Just(Step::DeleteSnapshot),
+        1 => Just(Step::Flatten),
     ]
 }
 
@@ -60,8 +91,9 @@ fn data(length: u64, value: u8, holes: bool) -> Vec<u8> {
 fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
     let mut cluster = Cluster::new(VOLUME_BYTES, region_size, units, seed);
     let mut model = vec![0_u8; VOLUME_BYTES as usize];
-    let roomy = u64::from(units) * model::UNIT_BYTES >= 2 * VOLUME_BYTES;
+    let roomy = u64::from(units) * model::UNIT_BYTES >= 32 * VOLUME_BYTES;
     let mut pending = Vec::new();
+    let mut snapshots: Vec<Vec<u8>> = Vec::new();
     for step in steps {
         match step {
             Step::Write { offset, length, value, holes, fua } => {
@@ -77,6 +109,10 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
                 settle(&mut cluster, &mut model, &mut pending, roomy);
             }
             Step::FailCommit => cluster.fail_commits = 1,
+            Step::Snapshot | Step::SnapshotUnderWrites { .. } => {}
+            Step::Flatten => cluster.order(9, Order::Flatten { through: cluster.frozen_through }),
+            Step::DeleteSnapshot if snapshots.pop().is_some() => cluster.delete_newest_snapshot(),
+            Step::DeleteSnapshot => {}
         }
         match step {
             Step::Read { offset, length } => {
@@ -91,7 +127,28 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
                 assert!(cluster.read(0, VOLUME_BYTES as u32) == model, "ACKED_FLUSH_IS_DURABLE");
                 cluster.audit();
             }
+            Step::Snapshot => {
+                let frozen = cluster.obeyed(Order::Freeze);
+                end_frozen(&mut cluster, &mut model, &mut pending, roomy, &mut snapshots, frozen);
+            }
+            Step::SnapshotUnderWrites { offset, length, value } => {
+                cluster.order(7, Order::Freeze);
+                let data = vec![value; length as usize];
+                pending.push((cluster.submit(write(offset, &data, false)), offset, Some(data), length));
+                let frozen = cluster.obeyed(Order::Freeze);
+                let data = vec![value ^ 1; length as usize];
+                let held = cluster.submit(write(offset, &data, false));
+                pending.push((held, offset, Some(data), length));
+                cluster.settle();
+                assert!(!cluster.done.contains_key(&held), "a frozen volume is not written");
+                end_frozen(&mut cluster, &mut model, &mut pending, roomy, &mut snapshots, frozen);
+            }
             _ => {}
+        }
+        // One of them at a time: reading all of them takes long.
+        if !snapshots.is_empty() && cluster.random(4) == 0 {
+            let index = cluster.random(snapshots.len());
+            assert!(cluster.read_snapshot(index) == snapshots[index], "SNAPSHOT_NEVER_CHANGES");
         }
         for _ in 0..cluster.random(4) {
             cluster.advance();
@@ -101,6 +158,10 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
     assert!(cluster.read(0, VOLUME_BYTES as u32) == model, "the whole volume at the end");
     status_agrees(&mut cluster, &model);
     cluster.fail_commits = 0;
+    while let Some(seen) = snapshots.pop() {
+        assert!(cluster.read_snapshot(snapshots.len()) == seen, "SNAPSHOT_NEVER_CHANGES");
+        cluster.delete_newest_snapshot();
+    }
     assert_eq!(cluster.trim(0, VOLUME_BYTES), Outcome::Done);
     assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
     assert_eq!(cluster.mapped_units(), 0, "a trimmed volume holds nothing");
@@ -108,12 +169,41 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
 
 type Pending = Vec<(agent::IoId, u64, Option<Vec<u8>>, u64)>;
 
+/// The volume is frozen, or failed to; then it is thawed.
+fn end_frozen(
+    cluster: &mut Cluster,
+    model: &mut [u8],
+    pending: &mut Pending,
+    roomy: bool,
+    snapshots: &mut Vec<Vec<u8>>,
+    frozen: OrderOutcome,
+) {
+    take_in(cluster, model, pending, roomy);
+    assert!(cluster.read(0, VOLUME_BYTES as u32) == model, "reads go on while the volume is frozen");
+    if frozen == OrderOutcome::Done {
+        cluster.record_snapshot();
+        snapshots.push(model.to_vec());
+        assert!(cluster.read_snapshot(snapshots.len() - 1) == model, "everything answered before is in the snapshot");
+    }
+    assert_eq!(cluster.thaw(), OrderOutcome::Done);
+}
+
 /// Everything under way ends; the model takes it in, in the order of submission.
 fn settle(cluster: &mut Cluster, model: &mut [u8], pending: &mut Pending, roomy: bool) {
     cluster.settle();
-    for (id, offset, data, length) in pending.drain(..) {
+    take_in(cluster, model, pending, roomy);
+    assert!(pending.is_empty(), "FAULT_ALWAYS_ENDS");
+}
+
+/// The model takes in what has ended, in the order of submission.
+fn take_in(cluster: &mut Cluster, model: &mut [u8], pending: &mut Pending, roomy: bool) {
+    for (id, offset, data, length) in std::mem::take(pending) {
         let range = offset as usize..(offset + length) as usize;
-        match cluster.done.remove(&id).expect("FAULT_ALWAYS_ENDS") {
+        let Some(outcome) = cluster.done.remove(&id) else {
+            pending.push((id, offset, data, length));
+            continue;
+        };
+        match outcome {
             Outcome::Done => match data {
                 Some(data) => model[range].copy_from_slice(&data),
                 None => model[range].fill(0),
@@ -149,12 +239,29 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_roomy_pool(steps in prop::collection::vec(step(), 1..60), seed: u64, log2 in 14_u32..=20) {
+    fn a_roomy_pool(steps in prop::collection::vec(step(2), 1..60), seed: u64, log2 in 14_u32..=20) {
         run(steps, RegionSize::from_bytes(1 << log2).expect("a region size"), 4096, seed);
     }
 
     #[test]
-    fn a_pool_that_is_often_full(steps in prop::collection::vec(step(), 1..60), seed: u64) {
+    fn a_pool_that_is_often_full(steps in prop::collection::vec(step(2), 1..60), seed: u64) {
         run(steps, RegionSize::MIN, 48, seed);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn deep_stacks(steps in prop::collection::vec(step(16), 1..80), seed: u64) {
+        run(steps, RegionSize::DEFAULT, 1 << 14, seed);
+    }
+
+    #[test]
+    fn deep_stacks_of_large_regions_in_a_pool_that_is_often_full(
+        steps in prop::collection::vec(step(10), 1..80),
+        seed: u64,
+    ) {
+        run(steps, RegionSize::from_bytes(1 << 18).expect("a region size"), 256, seed);
     }
 }

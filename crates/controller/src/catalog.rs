@@ -1,17 +1,18 @@
-//! The volumes that hosts may attach, for the servers of host protocols.
+//! The volumes and snapshots that hosts may attach, for the servers of host protocols.
 
+use crate::branches::Snapshot;
 use crate::engine::Controller;
 use crate::state::Volume;
 use model::{RegionSize, VolumeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A volume that hosts may attach.
+/// A volume or a snapshot that hosts may attach.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Export {
     /// Its name, by which hosts ask for it.
     pub name: String,
-    /// The volume.
+    /// The volume, or the snapshot: attached by its id.
     pub volume: VolumeId,
     /// Its size, in bytes.
     pub size_bytes: u64,
@@ -42,7 +43,7 @@ impl Catalog {
         self.stale = true;
     }
 
-    pub(crate) fn refresh(&mut self, volumes: &BTreeMap<VolumeId, Volume>) {
+    pub(crate) fn refresh(&mut self, volumes: &BTreeMap<VolumeId, Volume>, snapshots: &BTreeMap<VolumeId, Snapshot>) {
         if !std::mem::take(&mut self.stale) {
             return;
         }
@@ -56,6 +57,17 @@ impl Catalog {
                 region_size: volume.record.region_size,
             })
             .collect();
+        let shown = snapshots.iter().filter(|(_, snapshot)| snapshot.visible && !snapshot.record.deleted);
+        exports.extend(shown.filter_map(|(id, snapshot)| {
+            let volume = volumes.get(&snapshot.record.volume)?;
+            Some(Export {
+                name: format!("{}@{}", volume.record.name, snapshot.record.name),
+                volume: *id,
+                size_bytes: snapshot.record.size_bytes,
+                read_only: true,
+                region_size: volume.record.region_size,
+            })
+        }));
         exports.sort_by(|one, other| one.name.cmp(&other.name));
         self.exports = Arc::new(exports);
         self.version += 1;
@@ -63,7 +75,7 @@ impl Catalog {
 }
 
 impl Controller {
-    /// Every volume that hosts may attach, by name. Cheap; see [`Controller::catalog_version`].
+    /// Every volume and snapshot that hosts may attach, by name. Cheap; see [`Controller::catalog_version`].
     #[must_use]
     pub fn exports(&self) -> Arc<Vec<Export>> {
         Arc::clone(&self.catalog.exports)

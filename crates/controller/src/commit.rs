@@ -1,25 +1,28 @@
 //! Map commits of agents: checked against what the session was granted, and made one batch.
 
+use crate::branches::LIVE;
 use crate::engine::{After, Controller};
 use crate::planted::Bug;
 use crate::runs::RunSet;
 use crate::state::Volume;
-use model::{Epoch, PoolId, RegionIndex, UnitRun, VolumeId};
+use model::{Epoch, Generation, PoolId, RegionIndex, UnitRun, VolumeId};
+use std::collections::BTreeMap;
 use store::records::{ANSWERED_MAX, Record};
 use store::{Key, table};
-use wire::{AgentId, CommitError, ControllerMessage, MapCommit, PageDelta, RequestId};
+use wire::{AgentId, CommitError, ControllerMessage, Drop, MapCommit, PageDelta, RequestId};
 
 /// The most pages one commit may change.
 const PAGES_MAX: usize = 1 << 16;
 
 /// A commit that makes sense, and what it does to the pool.
 struct Checked {
-    /// Of the freed units: those that were mapped, not merely granted.
-    freed_mapped: u64,
+    /// Of what it drops: what was mapped, not merely granted.
+    drops: Vec<Drop>,
     taken: u64,
-    /// What it takes and frees, neighbours as one run.
+    /// What it takes, neighbours as one run.
     takes: Vec<UnitRun>,
-    frees: Vec<UnitRun>,
+    /// Of what it drops: what was granted and never taken.
+    untaken: Vec<UnitRun>,
 }
 
 impl Controller {
@@ -37,8 +40,10 @@ impl Controller {
         epoch: Epoch,
         commit: MapCommit,
     ) -> Result<(), CommitError> {
-        let (session, volume) = self.live_session(agent, epoch).ok_or(CommitError::Fenced)?;
+        let session = self.live_session(agent, epoch).ok_or(CommitError::Fenced)?;
         let (volume_id, pool_id) = (session.volume, session.pool);
+        // A snapshot's session changes nothing.
+        let volume = self.volumes.get(&volume_id).ok_or(CommitError::Refused)?;
         let repeated = volume.progress.answered.contains(&(epoch, request.0));
         if repeated {
             // Its batch may be on its way still; this answer goes out behind it.
@@ -62,37 +67,48 @@ impl Controller {
     /// Whether the commit agrees with the durable state: `None` if not.
     fn check(&self, epoch: Epoch, volume: &Volume, pool_id: PoolId, commit: &MapCommit) -> Option<Checked> {
         let pool = self.pools.get(&pool_id)?;
+        let branch = self.branches.get(&volume.branch_id())?;
         let takes = RunSet::from_disjoint(&commit.takes)?;
         let dropped: Vec<UnitRun> = commit.drops.iter().map(|drop| drop.run).collect();
-        let frees = RunSet::from_disjoint(&dropped)?;
+        let dropped = RunSet::from_disjoint(&dropped)?;
         if !commit.takes.iter().all(|run| self.grants.covers(epoch, *run)) {
             return None;
         }
-        let mut freed_mapped = 0;
-        for run in &dropped {
-            let parts = self.grants.parts(*run);
+        let taken = commit.takes.iter().map(|run| u64::from(run.count)).sum();
+        let mut buckets: BTreeMap<Generation, u64> = BTreeMap::new();
+        let (mut drops, mut untaken) = (Vec::new(), Vec::new());
+        for drop in &commit.drops {
+            let parts = self.grants.parts(drop.run);
             let own = parts.iter().all(|(_, holder)| *holder == epoch);
-            if !own || !pool.allocator.is_allocated(*run) {
+            if !own || !pool.allocator.is_allocated(drop.run) || drop.born > branch.record.generation {
                 return None;
             }
-            let granted: u32 = parts.iter().map(|(part, _)| part.count).sum();
-            let just_taken: u32 = takes.overlapping(*run).map(|part| part.count).sum();
-            freed_mapped += u64::from(run.count - granted + just_taken);
+            let granted: Vec<UnitRun> = parts.into_iter().map(|(part, _)| part).collect();
+            let never_taken = RunSet::from_disjoint(&granted)?.without(&commit.takes);
+            untaken.extend(never_taken.merged());
+            never_taken.outside(drop.run, |run| {
+                *buckets.entry(branch.bucket(drop.born)).or_default() += u64::from(run.count);
+                drops.push(Drop { run, ..*drop });
+            });
         }
+        // Nobody drops more than the live end holds.
+        let within_usage = buckets.iter().all(|(bucket, units)| {
+            let held = branch.usage.get(&(LIVE, *bucket)).copied().unwrap_or(0);
+            let more = if *bucket == branch.record.generation { taken } else { 0 };
+            *units <= held + more
+        });
         let pages_ascend = commit.pages.windows(2).all(|pair| pair[0].page < pair[1].page);
         let pages_make_sense =
-            (commit.pages.iter()).all(|delta| self.check_page(volume, pool_id, delta, &takes, &frees));
-        let taken = commit.takes.iter().map(|run| u64::from(run.count)).sum();
-        let within_usage = volume.progress.mapped_units + taken >= freed_mapped;
+            (commit.pages.iter()).all(|delta| self.check_page(volume, pool_id, delta, &takes, &dropped));
         (pages_ascend && commit.pages.len() <= PAGES_MAX && pages_make_sense && within_usage).then(|| Checked {
-            freed_mapped,
+            drops,
             taken,
             takes: takes.merged(),
-            frees: frees.merged(),
+            untaken,
         })
     }
 
-    fn check_page(&self, volume: &Volume, pool_id: PoolId, delta: &PageDelta, takes: &RunSet, frees: &RunSet) -> bool {
+    fn check_page(&self, volume: &Volume, pool_id: PoolId, delta: &PageDelta, takes: &RunSet, drops: &RunSet) -> bool {
         let size = volume.record.region_size;
         if !table::runs_are_sane(size, &delta.runs) || delta.page.0 >= volume.pages() {
             return false;
@@ -104,7 +120,7 @@ impl Controller {
         let owned = |run: UnitRun| {
             let granted: u32 = self.grants.parts(run).iter().map(|(part, _)| part.count).sum();
             let taken: u32 = takes.overlapping(run).map(|part| part.count).sum();
-            allocator.is_allocated(run) && !frees.overlaps(run) && granted == taken
+            allocator.is_allocated(run) && !drops.overlaps(run) && granted == taken
         };
         delta
             .runs
@@ -113,13 +129,31 @@ impl Controller {
     }
 
     fn apply(&mut self, volume_id: VolumeId, pool_id: PoolId, commit: &MapCommit, checked: &Checked) {
+        let planted = self.config.planted;
         let volume = self.volumes.get_mut(&volume_id).expect("the caller found it");
         volume.progress.sequence += 1;
-        let (branch, generation, sequence) = (volume.branch_id(), volume.branch.generation, volume.progress.sequence);
+        let (branch, sequence) = (volume.branch_id(), volume.progress.sequence);
         let size = volume.record.region_size;
-        let frees_first = self.config.planted.has(Bug::FreeBeforeCommit);
+        let state = &self.branches[&branch];
+        let mut generation = state.record.generation;
+        if planted.has(Bug::GenerationNotRaised) && state.snapshots.contains_key(&state.newest()) {
+            generation = state.newest();
+        }
+        // What no view holds any more, and what was only granted, is free.
+        let live = self.branches[&branch].record.generation;
+        self.count_units(branch, LIVE, live, checked.taken as i64);
+        let mut frees = checked.untaken.clone();
+        let mut freed_mapped = 0;
+        for drop in &checked.drops {
+            if self.drop_place(branch, drop.page, drop.born, drop.run) {
+                freed_mapped += u64::from(drop.run.count);
+                frees.push(drop.run);
+            }
+        }
+        let frees = RunSet::of(frees.into_iter()).merged();
+        let frees_first = planted.has(Bug::FreeBeforeCommit);
         if frees_first {
-            self.free_units(pool_id, checked.frees.clone());
+            self.free_units(pool_id, frees.clone());
             self.send_batch();
         }
         for delta in commit.pages.iter().filter(|delta| !delta.runs.is_empty()) {
@@ -127,23 +161,28 @@ impl Controller {
             self.folds.delta_added(branch, delta.page);
         }
         let mut ungranted = 0;
-        if self.config.planted.has(Bug::TakenForgotten) {
+        if planted.has(Bug::TakenForgotten) {
             let pool = self.pools.get_mut(&pool_id).expect("a volume's pool exists");
             pool.mapped_units += checked.taken;
         } else {
-            for run in checked.takes.iter().chain(&checked.frees) {
+            for run in checked.takes.iter().chain(&frees) {
                 ungranted += self.grants.remove(*run, &mut self.batch);
             }
             let pool = self.pools.get_mut(&pool_id).expect("a volume's pool exists");
-            pool.mapped_units = pool.mapped_units + checked.taken - checked.freed_mapped;
+            pool.mapped_units = pool.mapped_units + checked.taken - freed_mapped;
             pool.granted_units -= ungranted;
         }
-        if !frees_first && !self.config.planted.has(Bug::FreesForgotten) {
-            self.free_units(pool_id, checked.frees.clone());
+        if !frees_first && !planted.has(Bug::FreesForgotten) {
+            self.free_units(pool_id, frees);
         }
-        let freed = if self.config.planted.has(Bug::UsageForgotten) { 0 } else { checked.freed_mapped };
+        let freed = if planted.has(Bug::UsageForgotten) { 0 } else { freed_mapped };
         let volume = self.volumes.get_mut(&volume_id).expect("the caller found it");
         volume.progress.mapped_units = volume.progress.mapped_units + checked.taken - freed;
+        for run in &checked.takes {
+            if let Err(at) = volume.progress.logical_disks.binary_search(&run.logical_disk) {
+                volume.progress.logical_disks.insert(at, run.logical_disk);
+            }
+        }
         self.touched_volumes.insert(volume_id);
         self.touched_pools.insert(pool_id);
         self.start_folds();

@@ -2,18 +2,20 @@
 //! durable.
 
 use crate::alerts::Alerts;
+use crate::branches::{Branch, Snapshot};
 use crate::catalog::Catalog;
-use crate::event::{ApiId, BatchId, Config, DiskTicket, Effect, Event, ScanId};
+use crate::event::{ApiId, BatchId, Config, DiskTicket, Effect, Event, Inspection, ScanId};
 use crate::fetch::ScanPurpose;
 use crate::fold::Folds;
 use crate::grant_map::GrantMap;
 use crate::jobs::Job;
 use crate::recover::Unanswered;
+use crate::snapshots::Cut;
 use crate::state::{AttachRequest, Claims, Disk, Growth, Pool, Session, Volume};
 use api::{Error, Response};
-use model::{ClusterId, DiskId, Epoch, LogicalDiskId, PoolId, Time, UnitRun, VolumeId};
+use model::{BranchId, ClusterId, DiskId, Epoch, Generation, LogicalDiskId, PoolId, Time, UnitRun, VolumeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use store::records::{Counters, Record};
+use store::records::{Counters, Record, ScheduleRecord};
 use store::{Batch, Key, Space, StoreError};
 use wire::{
     AgentId, AgentMessage, CommandId, ControllerMessage, NodeCommand, NodeId, NodeOrder, NodeReport, OrderOutcome,
@@ -31,6 +33,14 @@ pub struct Controller {
     pub(crate) claims: Claims,
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
     pub(crate) names: BTreeMap<String, VolumeId>,
+    pub(crate) branches: BTreeMap<BranchId, Branch>,
+    /// How many branches have each view for their origin.
+    pub(crate) forks: BTreeMap<(BranchId, Generation), u32>,
+    pub(crate) snapshots: BTreeMap<VolumeId, Snapshot>,
+    /// Those that are not deleted, by volume and name.
+    pub(crate) snapshot_names: BTreeMap<VolumeId, BTreeMap<String, VolumeId>>,
+    pub(crate) cuts: BTreeMap<u64, Cut>,
+    pub(crate) schedules: BTreeMap<VolumeId, ScheduleRecord>,
     pub(crate) sessions: BTreeMap<Epoch, Session>,
     pub(crate) grants: GrantMap,
     pub(crate) jobs: BTreeMap<u64, Job>,
@@ -49,6 +59,8 @@ pub struct Controller {
     pub(crate) owed: Vec<Unanswered>,
     /// How often this process made a controller: part of every id, so that answers to a former one are recognised.
     pub(crate) incarnation: u32,
+    /// The store is of an older format, and becomes one of this.
+    pub(crate) upgrading: bool,
     last_id: u64,
     pub(crate) now: Time,
     pub(crate) deadline: Option<Time>,
@@ -84,8 +96,20 @@ pub(crate) enum After {
     Grown(PoolId, LogicalDiskId),
     /// An operator is answered.
     Reply(ApiId, View),
-    /// A volume may be seen by hosts.
-    Visible(VolumeId),
+    /// Volumes and snapshots may be seen by hosts.
+    Visible(Vec<VolumeId>),
+    /// Snapshots were taken: their volumes' holders go on.
+    CutDone(u64),
+    /// Fewer layers of a branch's live end are frozen.
+    TellFrozen(BranchId),
+    /// Something of a branch may be taken back.
+    StartPurge(BranchId),
+    /// A purge's step is done.
+    PurgeStep(BranchId),
+    /// A clone is to be flattened.
+    Flatten(VolumeId),
+    /// An operator is answered from a snapshot of the store.
+    Inspect(ApiId, Inspection),
     /// The list of exports changed.
     CatalogChanged,
     /// A session is told its volume's new size, and then the operator is answered.
@@ -108,6 +132,9 @@ pub(crate) enum View {
     Done,
     Pool(PoolId),
     Volume(VolumeId),
+    Snapshot(VolumeId),
+    Snapshots(Vec<VolumeId>),
+    Schedule(VolumeId),
 }
 
 /// A command under way, to an agent or to nodes.
@@ -125,13 +152,30 @@ pub(crate) enum Command {
     Resize { epoch: Epoch, volume: VolumeId, reply_to: ApiId, shrink_to: Option<u64> },
     /// A session is to end, so that its volume can be deleted.
     Release { epoch: Epoch, volume: VolumeId, reply_to: ApiId },
+    /// A session is to end, so that its volume can be rolled back.
+    Rollback { epoch: Epoch, volume: VolumeId, snapshot: VolumeId, reply_to: ApiId },
+    /// A session is to hold its volume still for a snapshot.
+    Freeze { epoch: Epoch, cut: u64 },
+    /// A session is to end, because the snapshot it reads is deleted.
+    Evict { epoch: Epoch },
+    /// A session is to make its changes durable, so that they can be compared with.
+    Diff { epoch: Epoch, reply_to: ApiId, from: Option<VolumeId>, to: VolumeId, query: api::DiffQuery },
+    /// A session is to copy what its volume shares with its origin.
+    Flatten { epoch: Epoch, volume: VolumeId },
 }
 
 impl Command {
     /// The session it was given to, if it was an agent's.
     pub(crate) fn epoch(&self) -> Option<Epoch> {
         match self {
-            Self::Recall { epoch, .. } | Self::Resize { epoch, .. } | Self::Release { epoch, .. } => Some(*epoch),
+            Self::Recall { epoch, .. }
+            | Self::Resize { epoch, .. }
+            | Self::Release { epoch, .. }
+            | Self::Rollback { epoch, .. }
+            | Self::Freeze { epoch, .. }
+            | Self::Evict { epoch, .. }
+            | Self::Diff { epoch, .. }
+            | Self::Flatten { epoch, .. } => Some(*epoch),
             Self::Fence { .. } | Self::AddDisk { .. } | Self::Prepare { .. } => None,
         }
     }
@@ -182,8 +226,10 @@ impl Controller {
                 self.attach(AttachRequest { agent, request, volume, read_only });
             }
             AgentMessage::Detach { epoch } => self.detach(agent, epoch),
-            AgentMessage::FetchPage { request, epoch, page } => self.fetch_page(agent, request, epoch, page),
-            AgentMessage::FetchSnapshotPage { .. } => {}
+            AgentMessage::FetchPage { request, epoch, page } => self.fetch_page(agent, request, epoch, page, None),
+            AgentMessage::FetchSnapshotPage { request, epoch, snapshot, page } => {
+                self.fetch_page(agent, request, epoch, page, Some(snapshot));
+            }
             AgentMessage::RequestGrant { request, epoch, regions, urgent } => {
                 self.grant_requested(crate::state::GrantRequest {
                     agent,
@@ -210,6 +256,15 @@ impl Controller {
                 self.resize_told(volume, reply_to, shrink_to, outcome);
             }
             Some(Command::Release { volume, reply_to, .. }) => self.release_told(volume, reply_to, outcome),
+            Some(Command::Rollback { volume, snapshot, reply_to, .. }) => {
+                self.rollback_told(volume, snapshot, reply_to, outcome);
+            }
+            Some(Command::Freeze { cut, .. }) => self.freeze_told(cut, id, epoch, outcome),
+            Some(Command::Evict { .. }) => self.evicted(epoch, outcome),
+            Some(Command::Diff { reply_to, from, to, query, .. }) => {
+                self.diff_told(reply_to, (from, to), query, outcome);
+            }
+            Some(Command::Flatten { volume, .. }) => self.flatten_told(volume, outcome),
             Some(Command::Fence { .. } | Command::AddDisk { .. } | Command::Prepare { .. }) | None => {}
         }
     }
@@ -246,7 +301,7 @@ impl Controller {
                 self.commands.remove(&id);
                 self.prepared(pool, disk, id, report.result);
             }
-            Some(Command::Recall { .. } | Command::Resize { .. } | Command::Release { .. }) | None => {}
+            Some(_) | None => {}
         }
     }
 
@@ -260,6 +315,7 @@ impl Controller {
         for epochs in std::mem::take(&mut self.fence_retries) {
             self.fence(epochs);
         }
+        self.cut_timer();
         for purpose in std::mem::take(&mut self.scan_retries) {
             self.scan_again(purpose);
         }
@@ -314,12 +370,22 @@ impl Controller {
             After::Release(pool, runs) => self.release(pool, &runs),
             After::Grown(pool, logical_disk) => self.grown(pool, logical_disk),
             After::Reply(id, view) => self.reply_view(id, &view),
-            After::Visible(volume) => {
-                if let Some(volume) = self.volumes.get_mut(&volume) {
-                    volume.visible = true;
+            After::Visible(ids) => {
+                for id in ids {
+                    if let Some(volume) = self.volumes.get_mut(&id) {
+                        volume.visible = true;
+                    } else if let Some(snapshot) = self.snapshots.get_mut(&id) {
+                        snapshot.visible = true;
+                    }
                 }
                 self.catalog.touch();
             }
+            After::CutDone(cut) => self.cut_done(cut),
+            After::TellFrozen(branch) => self.tell_frozen(branch),
+            After::StartPurge(branch) => self.start_purge(branch),
+            After::PurgeStep(branch) => self.purge_step_done(branch),
+            After::Flatten(volume) => self.flatten_attached(volume),
+            After::Inspect(id, inspection) => self.inspect(id, inspection),
             After::CatalogChanged => self.catalog.touch(),
             After::TellSize { volume, reply_to } => self.tell_size(volume, reply_to),
             After::Label(ticket) => self.label(ticket),
@@ -352,7 +418,7 @@ impl Controller {
         }
         self.review_touched();
         self.send_batch();
-        self.catalog.refresh(&self.volumes);
+        self.catalog.refresh(&self.volumes, &self.snapshots);
         if let Some(deadline) = self.deadline
             && self.announced_deadline != Some(deadline)
         {
@@ -461,6 +527,12 @@ impl Controller {
             claims: Claims::new(),
             volumes: BTreeMap::new(),
             names: BTreeMap::new(),
+            branches: BTreeMap::new(),
+            forks: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            snapshot_names: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            schedules: BTreeMap::new(),
             sessions: BTreeMap::new(),
             grants: GrantMap::default(),
             jobs: BTreeMap::new(),
@@ -477,6 +549,7 @@ impl Controller {
             agents: BTreeSet::new(),
             owed: Vec::new(),
             incarnation,
+            upgrading: false,
             last_id: 0,
             now: Time::default(),
             deadline: None,

@@ -4,7 +4,8 @@ use crate::planted::Planted;
 use api::{Request, Response};
 use model::{ClusterId, DiskId, Time, VolumeId};
 use pool::{DiskLabel, Judgement};
-use store::{Batch, KeyRange, Space, StoreError};
+use std::ops::ControlFlow;
+use store::{Batch, KeyRange, Space, StoreError, StoreView};
 use wire::{AgentId, AgentMessage, ControllerMessage, NodeCommand, NodeId, NodeReport};
 
 /// The shell's name for one request of an operator, echoed in the reply.
@@ -68,8 +69,8 @@ pub enum Event {
     Scanned {
         /// The scan.
         id: ScanId,
-        /// What it found.
-        result: Result<Scan, StoreError>,
+        /// What each of its ranges held.
+        result: Result<Vec<Scan>, StoreError>,
     },
     /// An agent is dead or out of reach. Should it be heard again, it is a new one.
     AgentGone(AgentId),
@@ -102,10 +103,46 @@ pub enum Event {
     DiskFailed(DiskId),
 }
 
-/// What a scan found.
+/// A range to be scanned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScanRange {
+    /// Where.
+    pub range: KeyRange,
+    /// How many pairs at most.
+    pub limit: usize,
+    /// From the last key backwards.
+    pub backwards: bool,
+}
+
+/// Performs an [`Effect::Scan`].
+///
+/// # Errors
+/// The store's.
+pub fn perform_scan(view: &(impl StoreView + ?Sized), ranges: &[ScanRange]) -> Result<Vec<Scan>, StoreError> {
+    let one = |wanted: &ScanRange| {
+        let mut found = Scan::default();
+        let mut take = |key: &[u8], value: &[u8]| {
+            if found.pairs.len() == wanted.limit {
+                found.more = true;
+                return ControlFlow::Break(());
+            }
+            found.pairs.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        };
+        if wanted.backwards {
+            view.scan_back(&wanted.range, &mut take)?;
+        } else {
+            view.scan(&wanted.range, &mut take)?;
+        }
+        Ok(found)
+    };
+    ranges.iter().map(one).collect()
+}
+
+/// What the scan of one range found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Scan {
-    /// Keys and values, ascending.
+    /// Keys and values, in the order of the scan.
     pub pairs: Vec<(Vec<u8>, Vec<u8>)>,
     /// The limit ended it: more may follow.
     pub more: bool,
@@ -138,15 +175,13 @@ pub enum Effect {
         /// The changes.
         batch: Batch,
     },
-    /// Read up to `limit` pairs of `range` from a state of the store in which every batch reported
-    /// [`Event::Committed`] so far is there; then [`Event::Scanned`].
+    /// Read these ranges from one state of the store, in which every batch reported [`Event::Committed`] so far is there
+    /// ([`perform_scan`] does it); then [`Event::Scanned`].
     Scan {
         /// Its id.
         id: ScanId,
         /// Where.
-        range: KeyRange,
-        /// How many pairs at most.
-        limit: usize,
+        ranges: Vec<ScanRange>,
     },
     /// Answer an operator.
     Reply(ApiId, Result<Response, api::Error>),
@@ -202,6 +237,15 @@ pub enum Effect {
 pub enum Inspection {
     /// The audit.
     Audit,
+    /// What changed from one view to another.
+    Diff {
+        /// The older view's id, a snapshot's.
+        from: Option<VolumeId>,
+        /// The younger view's, a snapshot's or a volume's.
+        to: VolumeId,
+        /// Which part.
+        query: api::DiffQuery,
+    },
     /// A volume's map.
     VolumeMap {
         /// The volume.

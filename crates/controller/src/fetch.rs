@@ -1,14 +1,15 @@
 //! Page faults, answered by scans of the table.
 
+use crate::branches::{Chain, View};
 use crate::engine::Controller;
-use crate::event::{Effect, Scan, ScanId};
+use crate::event::{Effect, Scan, ScanId, ScanRange};
 use crate::planted::Bug;
-use model::{BranchId, EntryRun, Epoch, Generation, MapEntry, PageIndex, REGIONS_PER_PAGE, RegionSize};
+use model::{BranchId, EntryRun, Epoch, Generation, MapEntry, PageIndex, REGIONS_PER_PAGE, RegionSize, VolumeId};
 use std::time::Duration;
 use store::{Key, KeyRange, StoreError, table};
-use wire::{AgentId, ControllerMessage, RequestId};
+use wire::{AgentId, ControllerMessage, RequestId, SnapshotPage};
 
-/// How many pairs a scan for one page reads at first: the page, its deltas and the next page there is.
+/// How many pairs a scan for one page reads of each branch at first: the page and its deltas.
 const PAGE_SCAN_LIMIT: usize = 16;
 /// How long after a scan failed it is tried again.
 const SCAN_RETRY: Duration = Duration::from_millis(500);
@@ -22,6 +23,8 @@ pub(crate) enum ScanPurpose {
     Fold { branch: BranchId, page: PageIndex, limit: usize },
     /// The next pages of a job.
     Job { job: u64, limit: usize },
+    /// The next pages of a view that is being taken back.
+    Purge { branch: BranchId, limit: usize },
 }
 
 /// A page fault.
@@ -31,38 +34,33 @@ pub(crate) struct Fetch {
     pub(crate) request: RequestId,
     pub(crate) epoch: Epoch,
     pub(crate) page: PageIndex,
+    /// Not the session's own view: this snapshot.
+    pub(crate) snapshot: Option<VolumeId>,
     pub(crate) limit: usize,
 }
 
-/// A page as a scan found it.
+/// A page as a branch's own versions tell it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct FoundPage {
-    /// Its entries.
+    /// Its entries; where it is not complete, only those that deltas name, zeroes too.
     pub(crate) runs: Vec<EntryRun>,
-    /// The sequence numbers of the deltas of the generation asked for.
-    pub(crate) deltas: Vec<u64>,
-    /// It has a version of an older generation.
-    pub(crate) older: bool,
-    /// The page after it that is there at all.
-    pub(crate) next: Option<PageIndex>,
+    /// A whole page was among its versions: nothing older shows.
+    pub(crate) complete: bool,
+    /// How many deltas lie on that page.
+    pub(crate) deltas: usize,
 }
 
-/// Folds the pairs of a scan that are of `page` and not younger than `generation`.
-pub(crate) fn fold_pairs(
-    pairs: &[(Vec<u8>, Vec<u8>)],
-    page: PageIndex,
+/// What `pairs`, all of one page of one branch and ascending, tell of it at `generation`.
+pub(crate) fn fold_pairs<'a>(
+    pairs: impl IntoIterator<Item = &'a (Vec<u8>, Vec<u8>)>,
     generation: Generation,
     size: RegionSize,
 ) -> Result<FoundPage, StoreError> {
     let mut found = FoundPage::default();
     for (key, value) in pairs {
-        let Some(Key::Table(_, at, born, sequence)) = Key::decode(key) else {
+        let Some(Key::Table(_, page, born, sequence)) = Key::decode(key) else {
             return Err(StoreError::Corrupt("a table has a key that is none".into()));
         };
-        if at != page {
-            found.next = Some(at);
-            break;
-        }
         if born > generation {
             continue;
         }
@@ -70,85 +68,198 @@ pub(crate) fn fold_pairs(
         if stored_size != size {
             return Err(StoreError::Corrupt(format!("page {} has regions of another size", page.0)));
         }
-        found.older |= born < generation;
         if sequence == 0 {
-            found.runs = runs;
+            found = FoundPage { runs, complete: true, deltas: 0 };
         } else {
             found.runs = table::overlay(size, &found.runs, &runs);
-            if born == generation {
-                found.deltas.push(sequence);
-            }
+            found.deltas += 1;
         }
     }
     Ok(found)
 }
 
-/// Whether a scan may have missed some of `page`: it ended at its limit and not beyond the page.
-pub(crate) fn ends_within(scan: &Scan, page: PageIndex) -> bool {
-    let last = scan.pairs.last().and_then(|(key, _)| Key::decode(key));
-    let beyond = matches!(last, Some(Key::Table(_, at, _, _)) if at != page);
-    scan.more && !beyond
+/// A page of a scan, with everything there is of it.
+pub(crate) struct WholePage {
+    pub(crate) page: PageIndex,
+    pub(crate) pairs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// The pages that a scan forwards found whole.
+pub(crate) fn whole_pages(scan: Scan) -> Vec<WholePage> {
+    let mut pages: Vec<WholePage> = Vec::new();
+    for (key, value) in scan.pairs {
+        let Some(Key::Table(_, page, _, _)) = Key::decode(&key) else { continue };
+        match pages.last_mut() {
+            Some(last) if last.page == page => last.pairs.push((key, value)),
+            _ => pages.push(WholePage { page, pairs: vec![(key, value)] }),
+        }
+    }
+    if scan.more {
+        pages.pop();
+    }
+    pages
+}
+
+/// The ranges in which the page of a view is found: of each branch the page, from its youngest version backwards, and the
+/// key behind it.
+fn page_ranges(chain: &Chain, page: PageIndex, limit: usize) -> Vec<ScanRange> {
+    let of_branch = |(branch, generation): &(BranchId, Generation)| {
+        let versions = KeyRange::table_page_through(*branch, page, *generation);
+        [
+            ScanRange { range: versions, limit, backwards: true },
+            ScanRange {
+                range: KeyRange::table_from(*branch, PageIndex(page.0.saturating_add(1))),
+                limit: 1,
+                backwards: false,
+            },
+        ]
+    };
+    chain.iter().flat_map(of_branch).collect()
+}
+
+/// What a scan of [`page_ranges`] found.
+enum ViewPage {
+    /// The page's entries, how many deltas the first branch has on it, and the next page there may be.
+    Found { runs: Vec<EntryRun>, deltas: usize, next: Option<PageIndex> },
+    /// More has to be read.
+    Incomplete,
+}
+
+fn view_page(scans: &mut [Scan], chain: &Chain, size: RegionSize) -> Result<ViewPage, StoreError> {
+    let mut branches: Vec<FoundPage> = Vec::new();
+    let mut next = None;
+    let mut is_whole = false;
+    for (scan, (_, generation)) in scans.chunks_mut(2).zip(chain) {
+        if let Some(Key::Table(_, page, _, _)) = scan[1].pairs.first().and_then(|(key, _)| Key::decode(key)) {
+            next = Some(next.map_or(page, |next: PageIndex| next.min(page)));
+        }
+        if is_whole {
+            continue;
+        }
+        let versions = &mut scan[0];
+        versions.pairs.reverse();
+        let is_base = |pair: &(Vec<u8>, Vec<u8>)| matches!(Key::decode(&pair.0), Some(Key::Table(_, _, _, 0)));
+        let base = versions.pairs.iter().rposition(is_base);
+        if base.is_none() && versions.more {
+            return Ok(ViewPage::Incomplete);
+        }
+        let found = fold_pairs(&versions.pairs[base.unwrap_or(0)..], *generation, size)?;
+        is_whole = found.complete;
+        branches.push(found);
+    }
+    let deltas = branches.first().map_or(0, |found| found.deltas);
+    let runs = branches.into_iter().rev().fold(Vec::new(), |below, found| {
+        if found.complete { found.runs } else { table::overlay(size, &below, &found.runs) }
+    });
+    Ok(ViewPage::Found { runs: table::without_zeroes(runs), deltas, next })
 }
 
 impl Controller {
-    pub(crate) fn fetch_page(&mut self, agent: AgentId, request: RequestId, epoch: Epoch, page: PageIndex) {
+    pub(crate) fn fetch_page(
+        &mut self,
+        agent: AgentId,
+        request: RequestId,
+        epoch: Epoch,
+        page: PageIndex,
+        snapshot: Option<VolumeId>,
+    ) {
         if self.live_session(agent, epoch).is_some() {
-            self.scan(ScanPurpose::Fetch(Fetch { agent, request, epoch, page, limit: PAGE_SCAN_LIMIT }));
+            let fetch = Fetch { agent, request, epoch, page, snapshot, limit: PAGE_SCAN_LIMIT };
+            self.scan(ScanPurpose::Fetch(fetch));
         }
     }
 
     /// Begins a scan; what it finds is handled according to its purpose.
     pub(crate) fn scan(&mut self, purpose: ScanPurpose) {
-        let Some((range, limit)) = self.scan_range(&purpose) else { return };
+        let Some(ranges) = self.scan_ranges(&purpose) else {
+            return match purpose {
+                ScanPurpose::Fetch(fetch) => self.snapshot_is_gone(&fetch),
+                ScanPurpose::Fold { branch, page, .. } => self.fold_given_up(branch, page),
+                ScanPurpose::Job { .. } | ScanPurpose::Purge { .. } => {}
+            };
+        };
         let id = ScanId(self.next_id());
         self.scans.insert(id, purpose);
-        self.effects.push(Effect::Scan { id, range, limit });
+        self.effects.push(Effect::Scan { id, ranges });
     }
 
-    fn scan_range(&self, purpose: &ScanPurpose) -> Option<(KeyRange, usize)> {
-        match purpose {
-            ScanPurpose::Fetch(fetch) => {
-                let (_, volume) = self.live_session(fetch.agent, fetch.epoch)?;
-                Some((KeyRange::table_from(volume.branch_id(), fetch.page), fetch.limit))
+    /// The view a fetch is of.
+    fn fetched_view(&self, fetch: &Fetch) -> Option<View> {
+        let session = self.live_session(fetch.agent, fetch.epoch)?;
+        match fetch.snapshot {
+            None => self.view_of(session.volume),
+            Some(snapshot) => {
+                let own = self.view_of(session.volume)?;
+                let there = self.snapshots.get(&snapshot).is_some_and(|snapshot| !snapshot.record.deleted);
+                self.view_of(snapshot).filter(|view| there && view.region_size == own.region_size)
             }
-            ScanPurpose::Fold { branch, page, limit } => Some((KeyRange::table_page(*branch, *page), *limit)),
-            ScanPurpose::Job { job, limit } => Some((self.job_range(*job)?, *limit)),
         }
+    }
+
+    /// A snapshot that a session wanted to see is not there (any more).
+    fn snapshot_is_gone(&mut self, fetch: &Fetch) {
+        let Fetch { agent, request, epoch, page, snapshot, .. } = *fetch;
+        if snapshot.is_some() && self.live_session(agent, epoch).is_some() {
+            self.to_agent(agent, ControllerMessage::SnapshotPage { request, epoch, page, found: None });
+        }
+    }
+
+    fn scan_ranges(&self, purpose: &ScanPurpose) -> Option<Vec<ScanRange>> {
+        let forwards = |range, limit: &usize| vec![ScanRange { range, limit: *limit, backwards: false }];
+        Some(match purpose {
+            ScanPurpose::Fetch(fetch) => page_ranges(&self.fetched_view(fetch)?.chain, fetch.page, fetch.limit),
+            ScanPurpose::Fold { branch, page, limit } => {
+                let generation = self.branches.get(branch)?.record.generation;
+                let range = KeyRange::table_page_through(*branch, *page, generation);
+                vec![ScanRange { range, limit: *limit, backwards: true }]
+            }
+            ScanPurpose::Job { job, limit } => forwards(self.job_range(*job)?, limit),
+            ScanPurpose::Purge { branch, limit } => forwards(self.purge_range(*branch)?, limit),
+        })
     }
 
     pub(crate) fn scan_again(&mut self, purpose: ScanPurpose) {
         self.scan(purpose);
     }
 
-    pub(crate) fn scanned(&mut self, id: ScanId, result: Result<Scan, StoreError>) {
+    pub(crate) fn scanned(&mut self, id: ScanId, result: Result<Vec<Scan>, StoreError>) {
         let Some(purpose) = self.scans.remove(&id) else { return };
+        let single =
+            |result: Result<Vec<Scan>, StoreError>| result.map(|scans| scans.into_iter().next().unwrap_or_default());
         match (purpose, result) {
             (purpose, Err(StoreError::Failed(_) | StoreError::Full)) => {
                 self.scan_retries.push(purpose);
                 self.wake_in(SCAN_RETRY);
             }
             (ScanPurpose::Fetch(fetch), result) => self.fetched(fetch, result),
-            (ScanPurpose::Fold { branch, page, limit }, result) => self.fold_scanned(branch, page, limit, result),
-            (ScanPurpose::Job { job, limit }, result) => self.job_scanned(job, limit, result),
+            (ScanPurpose::Fold { branch, page, limit }, result) => {
+                self.fold_scanned(branch, page, limit, single(result));
+            }
+            (ScanPurpose::Job { job, limit }, result) => self.job_scanned(job, limit, single(result)),
+            (ScanPurpose::Purge { branch, limit }, result) => self.purge_scanned(branch, limit, single(result)),
         }
     }
 
-    fn fetched(&mut self, fetch: Fetch, result: Result<Scan, StoreError>) {
-        let Some((_, volume)) = self.live_session(fetch.agent, fetch.epoch) else { return };
-        let (size, generation, pages) = (volume.record.region_size, volume.branch.generation, volume.pages());
-        let branch = volume.branch_id();
-        if let Ok(scan) = &result
-            && ends_within(scan, fetch.page)
-        {
-            return self.scan(ScanPurpose::Fetch(Fetch { limit: fetch.limit.saturating_mul(4), ..fetch }));
+    fn fetched(&mut self, fetch: Fetch, result: Result<Vec<Scan>, StoreError>) {
+        let Some(view) = self.fetched_view(&fetch) else { return self.snapshot_is_gone(&fetch) };
+        // What was flattened or rolled back meanwhile has another chain than was read: read it again.
+        let is_of_view = |scans: &Vec<Scan>| scans.len() == 2 * view.chain.len();
+        if result.as_ref().is_ok_and(|scans| !is_of_view(scans)) {
+            return self.scan(ScanPurpose::Fetch(fetch));
         }
-        let found = result.and_then(|scan| fold_pairs(&scan.pairs, fetch.page, generation, size));
+        let pages = view.pages();
+        let found = result.and_then(|mut scans| view_page(&mut scans, &view.chain, view.region_size));
         let (runs, absent_until) = match found {
-            Ok(found) => {
-                self.folds.deltas_counted(branch, fetch.page, found.deltas.len());
+            Ok(ViewPage::Incomplete) => {
+                return self.scan(ScanPurpose::Fetch(Fetch { limit: fetch.limit.saturating_mul(4), ..fetch }));
+            }
+            Ok(ViewPage::Found { runs, deltas, next }) => {
+                if fetch.snapshot.is_none() {
+                    self.folds.deltas_counted(view.branch(), fetch.page, deltas);
+                }
                 let beyond = u32::from(self.config.planted.has(Bug::AbsentTooFar));
-                let next = found.next.map_or(pages, |next| next.0.saturating_add(beyond).min(pages));
-                (table::without_zeroes(found.runs), next.max(fetch.page.0.saturating_add(1)))
+                let next = next.map_or(pages, |next| next.0.saturating_add(beyond).min(pages));
+                (runs, next.max(fetch.page.0.saturating_add(1)))
             }
             // What the store cannot tell is lost: better an I/O error than wrong bytes.
             Err(_) => {
@@ -156,9 +267,32 @@ impl Controller {
                 (vec![lost], fetch.page.0.saturating_add(1))
             }
         };
-        let Fetch { agent, request, epoch, page, .. } = fetch;
-        let absent_until = PageIndex(absent_until);
-        self.to_agent(agent, ControllerMessage::Page { request, epoch, page, runs, absent_until });
+        let Fetch { agent, request, epoch, page, snapshot, .. } = fetch;
+        let message = match snapshot {
+            None => ControllerMessage::Page { request, epoch, page, runs, absent_until: PageIndex(absent_until) },
+            Some(_) => {
+                let found = Some(SnapshotPage {
+                    generation: view.generation(),
+                    is_ancestor: self.is_ancestor(&view, epoch),
+                    size_bytes: view.size_bytes,
+                    runs,
+                });
+                ControllerMessage::SnapshotPage { request, epoch, page, found }
+            }
+        };
+        self.to_agent(agent, message);
         self.start_folds();
     }
+
+    /// Whether a session's view descends from `older`.
+    fn is_ancestor(&self, older: &View, epoch: Epoch) -> bool {
+        let own = self.sessions.get(&epoch).and_then(|session| self.view_of(session.volume));
+        own.is_some_and(|own| descends(&own.chain, &older.chain))
+    }
+}
+
+/// Whether the view with the chain `younger` descends from the one with the chain `older`.
+pub(crate) fn descends(younger: &Chain, older: &Chain) -> bool {
+    let (branch, generation) = older[0];
+    younger.iter().any(|(of, through)| *of == branch && generation <= *through)
 }

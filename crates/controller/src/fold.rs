@@ -2,9 +2,9 @@
 
 use crate::engine::{After, Controller};
 use crate::event::Scan;
-use crate::fetch::{ScanPurpose, ends_within, fold_pairs};
+use crate::fetch::{ScanPurpose, fold_pairs};
 use crate::planted::Bug;
-use model::{BranchId, PageIndex};
+use model::{BranchId, Generation, PageIndex};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use store::{Key, StoreError, table};
 
@@ -63,13 +63,19 @@ impl Folds {
 
 impl Controller {
     pub(crate) fn start_folds(&mut self) {
+        let mut later = VecDeque::new();
         while self.folds.running.len() < FOLDS_AT_ONCE
             && let Some((branch, page)) = self.folds.waiting.pop_front()
         {
-            if self.folds.running.insert((branch, page)) {
+            // Folding and purging write what they read before, and so take turns.
+            let purge = self.branches.get(&branch).and_then(|branch| branch.purge.as_ref());
+            if purge.is_some_and(|purge| purge.busy || purge.waiting) {
+                later.push_back((branch, page));
+            } else if self.folds.running.insert((branch, page)) {
                 self.scan(ScanPurpose::Fold { branch, page, limit: FOLD_SCAN_LIMIT });
             }
         }
+        self.folds.waiting.append(&mut later);
     }
 
     pub(crate) fn fold_scanned(
@@ -79,41 +85,52 @@ impl Controller {
         limit: usize,
         result: Result<Scan, StoreError>,
     ) {
-        let volume = self.volumes.values().find(|volume| volume.branch_id() == branch && !volume.record.deleting);
-        let shape = volume.map(|volume| (volume.record.region_size, volume.branch.generation));
-        let (Some((size, generation)), Ok(scan)) = (shape, result) else { return self.fold_given_up(branch, page) };
-        if ends_within(&scan, page) {
+        let shape = self.branches.get(&branch).filter(|branch| !branch.record.ended).and_then(|branch| {
+            let volume = self.volumes.get(&branch.record.volume).filter(|volume| !volume.record.deleting)?;
+            Some((volume.record.region_size, branch))
+        });
+        let (Some((size, state)), Ok(mut scan)) = (shape, result) else { return self.fold_given_up(branch, page) };
+        scan.pairs.reverse();
+        let is_base = |pair: &(Vec<u8>, Vec<u8>)| matches!(Key::decode(&pair.0), Some(Key::Table(_, _, _, 0)));
+        let base = scan.pairs.iter().rposition(is_base);
+        if base.is_none() && scan.more {
             return self.scan(ScanPurpose::Fold { branch, page, limit: limit.saturating_mul(4) });
         }
-        let mut pairs = scan.pairs;
+        let mut pairs = scan.pairs.split_off(base.unwrap_or(0));
+        let Some(Key::Table(_, _, youngest, sequence)) = pairs.last().and_then(|(key, _)| Key::decode(key)) else {
+            return self.fold_given_up(branch, page);
+        };
+        // The views that see the youngest version are those from the first that can on: what lies between it and the view
+        // before is theirs alone.
+        let older = state.older(youngest);
+        let has_older = state.record.origin.is_some() || older > Generation(0);
         let deleted: Vec<Vec<u8>> = pairs.iter().map(|(key, _)| key.clone()).collect();
         if self.config.planted.has(Bug::FoldDropsDelta) {
             pairs.pop();
         }
         // A page that cannot be read stays as it is: the audit lists it, and faults on it are answered with errors.
-        let Ok(found) = fold_pairs(&pairs, page, generation, size) else {
-            return self.fold_given_up(branch, page);
-        };
+        let Ok(found) = fold_pairs(&pairs, youngest, size) else { return self.fold_given_up(branch, page) };
         for key in deleted {
-            if let Some(key @ Key::Table(_, _, born, sequence)) = Key::decode(&key)
-                && born == generation
-                && sequence > 0
+            if let Some(key @ Key::Table(_, _, born, _)) = Key::decode(&key)
+                && (born > older || self.config.planted.has(Bug::FoldForgetsSnapshot))
             {
                 self.batch.delete(key);
             }
         }
-        let runs = if found.older { found.runs } else { table::without_zeroes(found.runs) };
-        let key = Key::Table(branch, page, generation, 0);
-        if runs.is_empty() && !found.older {
+        // Without a page of its own, and with an origin below, it stays a delta.
+        let is_whole = found.complete || state.record.origin.is_none();
+        let runs = if is_whole { table::without_zeroes(found.runs) } else { found.runs };
+        let key = Key::Table(branch, page, youngest, if is_whole { 0 } else { sequence });
+        if runs.is_empty() && !has_older {
             self.batch.delete(key);
         } else {
             self.batch.put(key, table::encode(size, &runs));
         }
-        self.folds.forget(branch, page, found.deltas.len());
+        self.folds.forget(branch, page, found.deltas);
         self.after.push(After::Folded(branch, page));
     }
 
-    fn fold_given_up(&mut self, branch: BranchId, page: PageIndex) {
+    pub(crate) fn fold_given_up(&mut self, branch: BranchId, page: PageIndex) {
         self.folds.deltas.remove(&(branch, page));
         self.folded(branch, page);
     }
@@ -121,12 +138,16 @@ impl Controller {
     pub(crate) fn folded(&mut self, branch: BranchId, page: PageIndex) {
         self.folds.running.remove(&(branch, page));
         let again = self.folds.deltas.get(&(branch, page)).is_some_and(|count| *count > DELTAS_MAX);
-        let of_branch = self.volumes.iter().find(|(_, volume)| volume.branch_id() == branch);
-        if let Some((id, has_job)) = of_branch.map(|(id, volume)| (*id, volume.job.is_some())) {
+        if let Some(id) = self.branches.get(&branch).map(|branch| branch.record.volume) {
+            let has_job = self.volumes.get(&id).is_some_and(|volume| volume.job.is_some());
             if again && !has_job {
                 self.folds.waiting.push_back((branch, page));
             }
             self.start_jobs_of(id);
+            if self.branches.get(&branch).is_some_and(|branch| branch.purge.as_ref().is_some_and(|purge| purge.waiting))
+            {
+                self.start_purge(branch);
+            }
         }
         self.start_folds();
     }

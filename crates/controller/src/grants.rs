@@ -41,9 +41,7 @@ struct Headroom {
 
 impl Controller {
     pub(crate) fn grant_requested(&mut self, request: GrantRequest) {
-        let Some((session, _)) =
-            self.live_session(request.agent, request.epoch).filter(|(session, _)| !session.read_only)
-        else {
+        let Some(session) = self.live_session(request.agent, request.epoch).filter(|session| !session.read_only) else {
             return self.answer_grant(&request, Err(GrantError::Fenced));
         };
         let pool_id = session.pool;
@@ -85,7 +83,9 @@ impl Controller {
     }
 
     fn decide(&mut self, request: &GrantRequest) -> Decision {
-        let Some((session, volume)) = self.live_session(request.agent, request.epoch) else {
+        let session = self.live_session(request.agent, request.epoch);
+        let Some((session, volume)) = session.and_then(|session| Some((session, self.volumes.get(&session.volume)?)))
+        else {
             return Decision::Answer(Err(GrantError::Fenced));
         };
         let region_size = volume.record.region_size;
@@ -266,7 +266,7 @@ impl Controller {
 
     /// Units that a session was granted and does not want.
     pub(crate) fn grant_returned(&mut self, agent: AgentId, epoch: Epoch, runs: Vec<UnitRun>) {
-        let Some((session, _)) = self.live_session(agent, epoch) else { return };
+        let Some(session) = self.live_session(agent, epoch) else { return };
         let (pool_id, volume_id) = (session.pool, session.volume);
         let mut returned = Vec::new();
         for run in runs {

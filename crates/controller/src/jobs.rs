@@ -1,83 +1,58 @@
-//! Work in the background that outlives a crash: taking back the space of a deleted or shrunk volume, page by page.
+//! Work in the background that outlives a crash: taking back what a shrunk volume held beyond its end, page by page.
 //!
-//! Each step is one batch that removes table pages and frees what they mapped, so that a crash anywhere leaves a job that
+//! Each step is one batch that cuts table pages and frees what they mapped, so that a crash anywhere leaves a job that
 //! simply goes on with the pages that are left.
 
 use crate::engine::{After, Controller};
 use crate::event::Scan;
-use crate::fetch::{ScanPurpose, fold_pairs};
-use model::{BlockRange, EntryRun, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, RegionSize, UnitRun, VolumeId};
+use crate::fetch::{ScanPurpose, WholePage, fold_pairs, whole_pages};
+use crate::runs::RunSet;
+use model::{
+    BlockRange, EntryRun, Generation, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, RegionSize, UnitRun, VolumeId,
+};
 use store::records::{JobRecord, Record};
 use store::{Key, KeyRange, StoreError, table};
 
 /// How many pairs the first step reads.
-const JOB_SCAN_LIMIT: usize = 64;
+pub(crate) const JOB_SCAN_LIMIT: usize = 64;
 /// How many a step reads when they map little.
-const JOB_SCAN_LIMIT_SPARSE: usize = 1024;
+pub(crate) const JOB_SCAN_LIMIT_SPARSE: usize = 1024;
 /// A step that frees fewer runs is followed by a larger one, and one that frees four times as many by a smaller one, so
 /// that nobody else waits long for the controller.
-const JOB_RUNS: usize = 4096;
-/// The most pairs one step reads, however many deltas one page has.
-const JOB_SCAN_LIMIT_MAX: usize = 1 << 16;
+pub(crate) const JOB_RUNS: usize = 4096;
+/// The most pairs one step reads, however many versions and deltas one page has.
+pub(crate) const JOB_SCAN_LIMIT_MAX: usize = 1 << 16;
 
-/// A job, and how far it is.
+/// The shrinking of a volume that nobody has attached, and how far it is.
 #[derive(Debug)]
 pub(crate) struct Job {
-    pub(crate) record: JobRecord,
+    pub(crate) volume: VolumeId,
+    size_bytes: u64,
     next_page: PageIndex,
     /// How many pairs the next step reads.
     limit: usize,
-    running: bool,
+    pub(crate) running: bool,
     finished: bool,
 }
 
 impl Job {
-    pub(crate) fn new(record: JobRecord) -> Self {
-        Self { record, next_page: PageIndex(0), limit: JOB_SCAN_LIMIT, running: false, finished: false }
+    pub(crate) fn new(volume: VolumeId, size_bytes: u64) -> Self {
+        Self { volume, size_bytes, next_page: PageIndex(0), limit: JOB_SCAN_LIMIT, running: false, finished: false }
     }
-
-    pub(crate) fn volume(&self) -> VolumeId {
-        match self.record {
-            JobRecord::Delete { volume } | JobRecord::Shrink { volume, .. } | JobRecord::Flatten { volume } => volume,
-            JobRecord::Purge { .. } => VolumeId(0),
-        }
-    }
-}
-
-/// A page of a job's scan, with everything there is of it.
-struct WholePage {
-    page: PageIndex,
-    pairs: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-/// The pages that a scan found whole.
-fn whole_pages(scan: Scan) -> Vec<WholePage> {
-    let mut pages: Vec<WholePage> = Vec::new();
-    for (key, value) in scan.pairs {
-        let Some(Key::Table(_, page, _, _)) = Key::decode(&key) else { continue };
-        match pages.last_mut() {
-            Some(last) if last.page == page => last.pairs.push((key, value)),
-            _ => pages.push(WholePage { page, pairs: vec![(key, value)] }),
-        }
-    }
-    if scan.more {
-        pages.pop();
-    }
-    pages
 }
 
 impl Controller {
-    /// Records a job in this step's batch. It begins once that is durable and nobody has the volume any more.
-    pub(crate) fn add_job(&mut self, record: JobRecord) {
+    /// Records the shrinking of a volume in this step's batch. It begins once that is durable and nobody has the volume
+    /// any more.
+    pub(crate) fn add_shrink(&mut self, volume_id: VolumeId, size_bytes: u64) {
         self.counters.job += 1;
         self.counters_changed = true;
         let id = self.counters.job;
-        self.batch.put(Key::Job(id), record.encode());
-        let job = Job::new(record);
-        if let Some(volume) = self.volumes.get_mut(&job.volume()) {
+        self.batch.put(Key::Job(id), JobRecord::Shrink { volume: volume_id, size_bytes }.encode());
+        if let Some(volume) = self.volumes.get_mut(&volume_id) {
             volume.job = Some(id);
         }
-        self.jobs.insert(id, job);
+        self.jobs.insert(id, Job::new(volume_id, size_bytes));
         self.after.push(After::JobStep(id));
     }
 
@@ -90,7 +65,8 @@ impl Controller {
             return;
         }
         self.folds.drop_branch(branch);
-        let busy = self.folds.is_running(branch);
+        let purge = self.branches.get(&branch).and_then(|branch| branch.purge.as_ref());
+        let busy = purge.is_some_and(|purge| purge.busy) || self.folds.is_running(branch);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if !busy && !job.running {
             job.running = true;
@@ -101,19 +77,14 @@ impl Controller {
 
     pub(crate) fn job_range(&self, id: u64) -> Option<KeyRange> {
         let job = self.jobs.get(&id)?;
-        let volume = self.volumes.get(&job.volume())?;
-        let first = match job.record {
-            JobRecord::Delete { .. } | JobRecord::Purge { .. } | JobRecord::Flatten { .. } => PageIndex(0),
-            JobRecord::Shrink { size_bytes, .. } => {
-                PageIndex((size_bytes / volume.record.region_size.page_bytes()) as u32)
-            }
-        };
+        let volume = self.volumes.get(&job.volume)?;
+        let first = PageIndex((job.size_bytes / volume.record.region_size.page_bytes()) as u32);
         Some(KeyRange::table_from(volume.branch_id(), first.max(job.next_page)))
     }
 
     pub(crate) fn job_scanned(&mut self, id: u64, limit: usize, result: Result<Scan, StoreError>) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let (volume_id, record) = (job.volume(), job.record.clone());
+        let (volume_id, size_bytes) = (job.volume, job.size_bytes);
         // A store that is damaged is left alone: the job stays, and the audit tells of it.
         let Ok(scan) = result else { return };
         let more = scan.more;
@@ -121,12 +92,10 @@ impl Controller {
         if pages.is_empty() && more && limit < JOB_SCAN_LIMIT_MAX {
             return self.scan(ScanPurpose::Job { job: id, limit: limit * 4 });
         }
-        let mut frees = Vec::new();
+        let mut runs = 0;
         for page in &pages {
-            self.take_back(volume_id, &record, page, &mut frees);
+            runs += self.cut_page(volume_id, size_bytes, page);
         }
-        let runs = frees.len();
-        self.free_of_volume(volume_id, frees);
         let job = self.jobs.get_mut(&id).expect("it was found above");
         job.limit = match runs {
             0..JOB_RUNS => (job.limit * 2).min(JOB_SCAN_LIMIT_SPARSE),
@@ -139,53 +108,53 @@ impl Controller {
         job.finished = !more;
         if job.finished {
             self.batch.delete(Key::Job(id));
-            if matches!(record, JobRecord::Delete { .. })
-                && let Some(volume) = self.volumes.get(&volume_id)
-            {
-                self.batch.delete(Key::Branch(volume.branch_id()));
-                self.batch.delete(Key::VolumeProgress(volume_id));
-                self.batch.delete(Key::Volume(volume_id));
-            }
         }
         self.after.push(After::JobStep(id));
     }
 
-    /// Removes what is to go of one page, and adds the units it mapped to `frees`.
-    fn take_back(&mut self, volume_id: VolumeId, record: &JobRecord, page: &WholePage, frees: &mut Vec<UnitRun>) {
-        let Some(volume) = self.volumes.get(&volume_id) else { return };
-        let (size, generation, branch) = (volume.record.region_size, volume.branch.generation, volume.branch_id());
+    /// Cuts one page of a live end at the volume's new size; how many runs of units it drops.
+    fn cut_page(&mut self, volume_id: VolumeId, size_bytes: u64, page: &WholePage) -> usize {
+        let Some(volume) = self.volumes.get(&volume_id) else { return 0 };
+        let (size, branch_id, pool_id) = (volume.record.region_size, volume.branch_id(), volume.record.pool);
+        let Some(branch) = self.branches.get(&branch_id) else { return 0 };
+        let (generation, newest) = (branch.record.generation, branch.newest());
         // (A page that cannot be read is removed too; what it mapped shows up in the audit as leaked.)
-        let runs = fold_pairs(&page.pairs, page.page, generation, size).map(|found| found.runs).unwrap_or_default();
-        let kept = match record {
-            JobRecord::Delete { .. } | JobRecord::Purge { .. } | JobRecord::Flatten { .. } => Vec::new(),
-            JobRecord::Shrink { size_bytes, .. } => cut_at(&runs, page.page, *size_bytes, size),
-        };
-        self.batch.delete_range(KeyRange::table_page(branch, page.page));
-        if !kept.is_empty() {
-            self.batch.put(Key::Table(branch, page.page, generation, 0), table::encode(size, &kept));
+        let runs = fold_pairs(&page.pairs, generation, size).map(|found| found.runs).unwrap_or_default();
+        let kept = cut_at(&runs, page.page, size_bytes, size);
+        let mut has_older = false;
+        for (key, _) in &page.pairs {
+            match Key::decode(key) {
+                Some(key @ Key::Table(_, _, born, _)) if born > newest => self.batch.delete(key),
+                _ => has_older = true,
+            }
         }
-        let stays = |unit: &UnitRun| {
-            kept.iter().flat_map(|run| table::units_of(run, size)).any(|kept| {
-                kept.logical_disk == unit.logical_disk && kept.start <= unit.start && unit.start.0 < kept.end()
-            })
-        };
-        if kept.is_empty() {
-            frees.extend(runs.iter().flat_map(|run| table::units_of(run, size)));
-        } else {
-            let regions =
-                runs.iter().flat_map(|run| table::units_of(run, size)).flat_map(|run| split(run, size.units()));
-            frees.extend(regions.filter(|region| !stays(region)));
+        if !kept.is_empty() || has_older {
+            self.batch.put(Key::Table(branch_id, page.page, generation, 0), table::encode(size, &kept));
         }
+        let held = RunSet::of(kept.iter().flat_map(|run| table::units_of(run, size)));
+        let mut drops: Vec<(Generation, UnitRun)> = Vec::new();
+        for (born, run) in runs.iter().flat_map(|run| places_of(run, size)) {
+            held.outside(run, |part| drops.push((born, part)));
+        }
+        let count = drops.len();
+        let mut frees = Vec::new();
+        for (born, run) in drops {
+            let is_ours = (self.pools.get(&pool_id))
+                .is_some_and(|pool| pool.allocator.is_allocated(run) && self.grants.is_clear_of(run));
+            if is_ours && self.drop_place(branch_id, page.page, born, run) {
+                frees.push(run);
+            }
+        }
+        self.free_of_volume(volume_id, frees);
+        count
     }
 
-    fn free_of_volume(&mut self, volume_id: VolumeId, mut frees: Vec<UnitRun>) {
-        let Some(volume) = self.volumes.get(&volume_id) else { return };
+    fn free_of_volume(&mut self, volume_id: VolumeId, frees: Vec<UnitRun>) {
+        let Some(volume) = self.volumes.get_mut(&volume_id) else { return };
         let pool_id = volume.record.pool;
         let Some(pool) = self.pools.get_mut(&pool_id) else { return };
-        frees.retain(|run| pool.allocator.is_allocated(*run) && self.grants.is_clear_of(*run));
         let units: u64 = frees.iter().map(|run| u64::from(run.count)).sum();
         pool.mapped_units = pool.mapped_units.saturating_sub(units);
-        let volume = self.volumes.get_mut(&volume_id).expect("it was found above");
         volume.progress.mapped_units = volume.progress.mapped_units.saturating_sub(units);
         self.batch.put(Key::VolumeProgress(volume_id), volume.progress.encode());
         self.touched_pools.insert(pool_id);
@@ -193,33 +162,41 @@ impl Controller {
         self.free_units(pool_id, frees);
     }
 
-    /// A step (or the recording) of a job is durable: on with the next, or it is over.
+    /// A step is durable.
     pub(crate) fn job_step_done(&mut self, id: u64) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.running = false;
-        let (volume_id, finished) = (job.volume(), job.finished);
-        if !finished {
-            return self.start_jobs_of(volume_id);
+        let (volume_id, finished) = (job.volume, job.finished);
+        if finished {
+            self.jobs.remove(&id);
         }
-        let job = self.jobs.remove(&id).expect("it was found above");
         if let Some(volume) = self.volumes.get_mut(&volume_id) {
-            volume.job = None;
+            if finished {
+                volume.job = None;
+            }
+            let branch = volume.branch_id();
+            self.start_purge(branch);
         }
-        if matches!(job.record, JobRecord::Delete { .. })
-            && let Some(volume) = self.volumes.remove(&volume_id)
-            && let Some(pool) = self.pools.get_mut(&volume.record.pool)
-        {
-            pool.mapped_units = pool.mapped_units.saturating_sub(volume.progress.mapped_units);
-            self.touched_pools.insert(volume.record.pool);
+        self.start_jobs_of(volume_id);
+        if finished {
+            self.retry_attaches();
         }
-        self.retry_attaches();
     }
 }
 
-/// The regions of a run of units.
-fn split(run: UnitRun, units: u32) -> impl Iterator<Item = UnitRun> {
-    let starts = (run.start.0..run.end()).step_by(units as usize);
-    starts.map(move |start| UnitRun { start: model::UnitIndex(start), count: units, ..run })
+/// What a run maps: for each layer with a place, when it was allocated and its units.
+pub(crate) fn places_of(run: &EntryRun, size: RegionSize) -> impl Iterator<Item = (Generation, UnitRun)> + '_ {
+    let layers = match &run.entry {
+        MapEntry::Layers(layers) => layers.as_slice(),
+        MapEntry::Invalid | MapEntry::Error | MapEntry::Zero => &[],
+    };
+    let count = u32::from(run.count) * size.units();
+    layers.iter().filter_map(move |layer| match layer.place {
+        Place::Zero => None,
+        Place::Region(region) => {
+            Some((layer.born, UnitRun { logical_disk: region.logical_disk, start: region.unit, count }))
+        }
+    })
 }
 
 /// What stays of a page when its volume ends at `size_bytes`: nothing from there on, to the block.

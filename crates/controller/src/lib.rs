@@ -9,11 +9,13 @@
 #![forbid(unsafe_code)]
 
 mod alerts;
+mod branches;
 mod catalog;
 mod commit;
 mod engine;
 mod event;
 mod fetch;
+mod flatten;
 mod fold;
 mod grant_map;
 mod grants;
@@ -22,9 +24,13 @@ pub mod inspect;
 mod jobs;
 mod operator;
 mod planted;
+mod purge;
 mod recover;
 mod runs;
+mod schedules;
 mod sessions;
+mod snapshots;
+mod space;
 mod state;
 mod views;
 mod volumes;
@@ -36,6 +42,7 @@ pub use catalog::Export;
 pub use engine::Controller;
 pub use event::{
     AlertChange, ApiId, BatchId, Config, DiskInspection, DiskTicket, Effect, Event, Inspection, Scan, ScanId,
+    ScanRange, perform_scan,
 };
 pub use operator::DEFAULT_POOL;
 pub use planted::{Bug, Planted};

@@ -33,20 +33,24 @@ impl Controller {
             Request::VolumeSet { name, set } => self.volume_set(id, &name, &set),
             Request::VolumeResize { name, resize } => self.volume_resize(id, &name, &resize),
             Request::VolumeRename { name, rename } => self.volume_rename(id, &name, &rename.new_name),
-            Request::VolumeDelete { name, force, snapshots: _ } => self.volume_delete(id, &name, force),
+            Request::VolumeDelete { name, force, snapshots } => self.volume_delete(id, &name, force, snapshots),
             Request::VolumeMap { name, query } => self.volume_map(id, &name, query),
-            Request::VolumeRollback { .. }
-            | Request::SnapshotCreate { .. }
-            | Request::SnapshotList { .. }
-            | Request::SnapshotShow { .. }
-            | Request::SnapshotRename { .. }
-            | Request::SnapshotDelete { .. }
-            | Request::CloneCreate(_)
-            | Request::CloneFlatten { .. }
-            | Request::Diff(_)
-            | Request::ScheduleSet { .. }
-            | Request::ScheduleList
-            | Request::ScheduleDelete { .. } => Err(Error::unavailable("this version takes no snapshots")),
+            Request::VolumeRollback { name, rollback } => {
+                self.volume_rollback(id, &name, &rollback.snapshot, rollback.force)
+            }
+            Request::SnapshotCreate { create, scheduled, now_unix_seconds } => {
+                self.snapshot_create(id, &create, scheduled, now_unix_seconds)
+            }
+            Request::SnapshotList { volume } => self.snapshot_list(volume.as_deref()),
+            Request::SnapshotShow { name } => self.snapshot_show(&name),
+            Request::SnapshotRename { name, rename } => self.snapshot_rename(id, &name, &rename.new_name),
+            Request::SnapshotDelete { name, force } => self.snapshot_delete(id, &name, force),
+            Request::CloneCreate(create) => self.clone_create(id, &create),
+            Request::CloneFlatten { name } => self.clone_flatten(id, &name),
+            Request::Diff(query) => self.diff(id, query),
+            Request::ScheduleSet { name, set } => self.schedule_set(id, &name, &set),
+            Request::ScheduleList => Ok(Some(Response::Schedules(self.schedule_views()))),
+            Request::ScheduleDelete { name } => self.schedule_delete(id, &name),
             Request::Status => Ok(Some(Response::Status(Box::new(self.status_view())))),
             Request::Audit => {
                 self.inspect(id, Inspection::Audit);
@@ -72,6 +76,11 @@ impl Controller {
             View::Volume(volume) => {
                 self.volumes.contains_key(volume).then(|| Response::Volume(self.volume_view(*volume)))
             }
+            View::Snapshot(snapshot) => self.snapshot_view(*snapshot).map(Response::Snapshot),
+            View::Snapshots(snapshots) => {
+                Some(Response::Snapshots(snapshots.iter().filter_map(|id| self.snapshot_view(*id)).collect()))
+            }
+            View::Schedule(volume) => self.schedule_view(*volume).map(Response::Schedule),
         };
         let gone = || Error::not_found("it was deleted meanwhile");
         self.reply(id, response.ok_or_else(gone));

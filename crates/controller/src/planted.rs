@@ -40,11 +40,31 @@ pub enum Bug {
     FoldDropsDelta,
     /// The answer to a page fault says that the next page there is were absent.
     AbsentTooFar,
+    /// Folding a live end's page removes the version that a snapshot sees.
+    FoldForgetsSnapshot,
+    /// A drop of what the newest snapshot sees frees it.
+    FrozenDropFreed,
+    /// A commit after a snapshot changes the version that the snapshot sees.
+    GenerationNotRaised,
+    /// Agents are thawed before the snapshot is durable.
+    ThawBeforeCommit,
+    /// A purge frees what the next older view holds too.
+    PurgeForgetsOlder,
+    /// A purge frees what the next younger view holds too.
+    PurgeForgetsYounger,
+    /// A purge does not hear of what the live end drops meanwhile.
+    PurgeForgetsDrops,
+    /// A purge begins anew after a crash, and frees twice.
+    PurgePositionForgotten,
+    /// A snapshot is taken back although it has a clone.
+    CloneForgotten,
+    /// Pages that a clone never wrote read as zeroes.
+    OriginForgotten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 19] = [
         Self::FreeBeforeCommit,
         Self::AnswerBeforeCommit,
         Self::GrantBeforeCommit,
@@ -54,5 +74,15 @@ impl Bug {
         Self::UsageForgotten,
         Self::FoldDropsDelta,
         Self::AbsentTooFar,
+        Self::FoldForgetsSnapshot,
+        Self::FrozenDropFreed,
+        Self::GenerationNotRaised,
+        Self::ThawBeforeCommit,
+        Self::PurgeForgetsOlder,
+        Self::PurgeForgetsYounger,
+        Self::PurgeForgetsDrops,
+        Self::PurgePositionForgotten,
+        Self::CloneForgotten,
+        Self::OriginForgotten,
     ];
 }

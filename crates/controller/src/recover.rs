@@ -4,11 +4,13 @@
 //! 512 MiB).
 
 use crate::alerts::Alerts;
+use crate::branches::{Branch, LIVE, Snapshot};
 use crate::catalog::Catalog;
 use crate::engine::{After, Controller};
 use crate::event::Config;
 use crate::fetch::{Fetch, ScanPurpose};
 use crate::jobs::Job;
+use crate::purge::Purge;
 use crate::state::{AttachRequest, Disk, DiskCondition, Pool, Session, SessionStage, Volume};
 use model::{
     BranchId, DiskId, Epoch, LogicalDiskId, LogicalDiskLayout, PoolId, Term, Time, UNIT_BYTES, UnitRun, VolumeId,
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use store::keys::Tag;
 use store::records::{
     BranchRecord, Counters, DiskRecord, FORMAT_VERSION, GrantRecord, JobRecord, MetaRecord, PoolRecord, Record,
-    SessionRecord, VolumeProgress, VolumeRecord,
+    ScheduleRecord, SessionRecord, SnapshotRecord, UnitCount, VolumeProgress, VolumeRecord,
 };
 use store::{Key, KeyRange, Space, StoreError, StoreView, codec};
 use wire::{AgentId, AttachError, CommitError, ControllerMessage, GrantError, RequestId};
@@ -94,7 +96,8 @@ impl Controller {
         let cluster = meta.as_ref().map_or(config.new_cluster, |meta| meta.cluster);
         let fresh = survivors.incarnation == 0;
         let mut controller = Self::empty(config, cluster, survivors.incarnation + 1);
-        if meta.is_none() {
+        controller.upgrading = meta.as_ref().is_some_and(|meta| meta.format_version < FORMAT_VERSION);
+        if meta.is_none() || controller.upgrading {
             let meta = MetaRecord { format_version: FORMAT_VERSION, cluster };
             controller.batch.put(Key::Meta, meta.encode());
         }
@@ -166,12 +169,6 @@ impl Controller {
     }
 
     fn load_volumes(&mut self, view: &(impl StoreView + ?Sized)) -> Result<(), StoreError> {
-        let branches: BTreeMap<BranchId, BranchRecord> = collect(view, Tag::Branch, |key, value| match key {
-            Key::Branch(id) => Ok((id, BranchRecord::decode(value)?)),
-            other => Err(misplaced(other)),
-        })?
-        .into_iter()
-        .collect();
         let mut progress: BTreeMap<VolumeId, VolumeProgress> =
             collect(view, Tag::VolumeProgress, |key, value| match key {
                 Key::VolumeProgress(id) => Ok((id, VolumeProgress::decode(value)?)),
@@ -183,27 +180,111 @@ impl Controller {
             Key::Volume(id) => Ok((id, VolumeRecord::decode(value)?)),
             other => Err(misplaced(other)),
         })? {
-            let branch = branches.get(&record.branch).cloned().ok_or_else(|| dangling(id, record.branch))?;
-            let progress = progress.remove(&id).unwrap_or_default();
+            let mut progress = progress.remove(&id).unwrap_or_default();
             let pool = self.pools.get_mut(&record.pool).ok_or_else(|| dangling(id, record.pool))?;
+            if self.upgrading {
+                progress.logical_disks = pool.logical_disks.keys().copied().collect();
+                self.batch.put(Key::VolumeProgress(id), progress.encode());
+            }
             pool.mapped_units += progress.mapped_units;
             if !record.deleting {
                 self.names.insert(record.name.clone(), id);
             }
-            let volume = Volume { record, branch, progress, visible: true, session: None, ordered: false, job: None };
-            self.volumes.insert(id, volume);
+            self.volumes.insert(id, Volume::new(record, progress, true));
+        }
+        self.load_branches(view)?;
+        for (id, record) in collect(view, Tag::Schedule, |key, value| match key {
+            Key::Schedule(id) => Ok((id, ScheduleRecord::decode(value)?)),
+            other => Err(misplaced(other)),
+        })? {
+            self.schedules.insert(id, record);
         }
         for (id, record) in collect(view, Tag::Job, |key, value| match key {
             Key::Job(id) => Ok((id, JobRecord::decode(value)?)),
             other => Err(misplaced(other)),
         })? {
-            let job = Job::new(record);
-            let volume = self.volumes.get_mut(&job.volume()).ok_or_else(|| dangling("a job", job.volume()))?;
-            volume.job = Some(id);
-            self.jobs.insert(id, job);
+            self.load_job(id, record)?;
         }
         self.touched_volumes = self.volumes.keys().copied().collect();
         self.touched_pools = self.pools.keys().copied().collect();
+        Ok(())
+    }
+
+    fn load_branches(&mut self, view: &(impl StoreView + ?Sized)) -> Result<(), StoreError> {
+        for (id, record) in collect(view, Tag::Branch, |key, value| match key {
+            Key::Branch(id) => Ok((id, BranchRecord::decode(value)?)),
+            other => Err(misplaced(other)),
+        })? {
+            if !self.volumes.contains_key(&record.volume) {
+                return Err(dangling(id, record.volume));
+            }
+            self.count_fork(record.origin, true);
+            self.branches.insert(id, Branch::new(record));
+        }
+        for (id, record) in collect(view, Tag::Snapshot, |key, value| match key {
+            Key::Snapshot(id) => Ok((id, SnapshotRecord::decode(value)?)),
+            other => Err(misplaced(other)),
+        })? {
+            let branch = self.branches.get_mut(&record.branch).ok_or_else(|| dangling(id, record.branch))?;
+            branch.snapshots.insert(record.generation, id);
+            if !record.deleted {
+                self.snapshot_names.entry(record.volume).or_default().insert(record.name.clone(), id);
+            }
+            self.snapshots.insert(id, Snapshot { record, visible: true, session: None });
+        }
+        for (branch, holder, bucket, units) in collect(view, Tag::Usage, |key, value| match key {
+            Key::Usage(branch, holder, bucket) => Ok((branch, holder, bucket, UnitCount::decode(value)?.0)),
+            other => Err(misplaced(other)),
+        })? {
+            let state = self.branches.get_mut(&branch).ok_or_else(|| dangling("a count of units", branch))?;
+            state.usage.insert((holder, bucket), units);
+        }
+        let volumes: Vec<(VolumeId, BranchId, u64, bool)> = (self.volumes.iter())
+            .map(|(id, volume)| (*id, volume.branch_id(), volume.progress.mapped_units, volume.record.deleting))
+            .collect();
+        for (id, branch, mapped, deleting) in volumes {
+            match self.branches.get_mut(&branch) {
+                // A deleted volume may have only branches left that its snapshots need.
+                None if deleting => {}
+                None => return Err(dangling(id, branch)),
+                Some(state) => {
+                    // Format version 1 knew no snapshots: everything is the live end's.
+                    if self.upgrading {
+                        state.record.ended = deleting;
+                        let bucket = state.record.generation;
+                        self.count_units(branch, LIVE, bucket, mapped as i64);
+                        self.put_branch(branch);
+                    }
+                }
+            }
+        }
+        let origins: Vec<_> = self.forks.keys().copied().collect();
+        for (branch, generation) in origins {
+            let known = self.branches.get(&branch).is_some_and(|state| state.snapshots.contains_key(&generation));
+            if !known {
+                return Err(dangling(format!("a clone of {branch} at {generation}"), "that snapshot"));
+            }
+        }
+        Ok(())
+    }
+
+    fn load_job(&mut self, id: u64, record: JobRecord) -> Result<(), StoreError> {
+        match record {
+            JobRecord::Delete { .. } => self.batch.delete(Key::Job(id)),
+            JobRecord::Shrink { volume, size_bytes } => {
+                let state = self.volumes.get_mut(&volume).ok_or_else(|| dangling("a job", volume))?;
+                state.job = Some(id);
+                self.jobs.insert(id, Job::new(volume, size_bytes));
+            }
+            JobRecord::Flatten { volume } => {
+                let state = self.volumes.get_mut(&volume).ok_or_else(|| dangling("a job", volume))?;
+                state.flatten = Some(id);
+            }
+            JobRecord::Purge { branch, view, next_page } => {
+                let state = self.branches.get_mut(&branch).ok_or_else(|| dangling("a job", branch))?;
+                state.purge = Some(Purge::new(id, view, next_page));
+            }
+        }
         Ok(())
     }
 
@@ -212,14 +293,19 @@ impl Controller {
             Key::Session(epoch) => Ok((epoch, SessionRecord::decode(value)?)),
             other => Err(misplaced(other)),
         })? {
-            let volume = self.volumes.get_mut(&record.volume).ok_or_else(|| dangling(epoch, record.volume))?;
-            volume.session = Some(epoch);
+            let view = self.view_of(record.volume).ok_or_else(|| dangling(epoch, record.volume))?;
+            let of_snapshot = self.snapshots.contains_key(&record.volume);
+            let volume = self.branches[&view.branch()].record.volume;
+            let pool = self.volumes[&volume].record.pool;
+            *self.session_of(record.volume).expect("it has a view") = Some(epoch);
             // Whoever is not known to be alive is dead.
             let survives = survivors.sessions.get(&epoch);
             let session = Session {
                 agent: AgentId(record.agent),
                 volume: record.volume,
-                pool: volume.record.pool,
+                branch: view.branch(),
+                of_snapshot,
+                pool,
                 term: record.term,
                 read_only: record.read_only,
                 near: survives.copied().flatten(),
@@ -303,8 +389,16 @@ impl Controller {
         let dead = |session: &Session| session.stage == SessionStage::Fencing;
         let epochs = self.sessions.iter().filter(|(_, session)| dead(session)).map(|(epoch, _)| *epoch).collect();
         self.fence(epochs);
-        for volume in self.jobs.values().map(Job::volume).collect::<Vec<_>>() {
+        for volume in self.jobs.values().map(|job| job.volume).collect::<Vec<_>>() {
             self.start_jobs_of(volume);
+        }
+        for branch in self.branches.keys().copied().collect::<Vec<_>>() {
+            self.start_purge(branch);
+        }
+        // Whoever was frozen for a snapshot that did not become durable, or heard nothing more of one that did, goes on.
+        for volume in self.volumes.keys().copied().collect::<Vec<_>>() {
+            self.tell_generation(volume);
+            self.flatten_attached(volume);
         }
         for owed in std::mem::take(&mut self.owed) {
             match owed {

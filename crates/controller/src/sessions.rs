@@ -1,7 +1,7 @@
 //! Sessions: attachments, their ends, and fences around those that ended badly.
 
 use crate::engine::{After, Command, Controller};
-use crate::state::{AttachRequest, Session, SessionStage, Volume};
+use crate::state::{AttachRequest, Session, SessionStage};
 use model::{Epoch, VolumeId};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,17 +20,21 @@ impl Controller {
             let message = ControllerMessage::Attached { request: wanted.request, result: Err(error) };
             controller.to_agent(wanted.agent, message);
         };
-        let Some(volume) = self.volumes.get(&wanted.volume).filter(|volume| !volume.record.deleting) else {
-            return refuse(self, AttachError::NoSuchVolume);
+        let (session, has_job) = match (self.volumes.get(&wanted.volume), self.snapshots.get(&wanted.volume)) {
+            (Some(volume), _) if !volume.record.deleting => {
+                if volume.ordered {
+                    return refuse(self, AttachError::Busy);
+                }
+                (volume.session, volume.job.is_some() || volume.cut.is_some())
+            }
+            (None, Some(snapshot)) if !snapshot.record.deleted && snapshot.visible => (snapshot.session, false),
+            _ => return refuse(self, AttachError::NoSuchVolume),
         };
-        if volume.ordered {
-            return refuse(self, AttachError::Busy);
-        }
-        match volume.session.and_then(|epoch| self.sessions.get(&epoch)).map(|session| session.stage) {
+        match session.and_then(|epoch| self.sessions.get(&epoch)).map(|session| session.stage) {
             Some(SessionStage::Opening | SessionStage::Live) => return refuse(self, AttachError::Busy),
             // A former holder may still write: not before every node refuses it.
             Some(SessionStage::Fencing | SessionStage::Closing) => {}
-            None if volume.job.is_some() => {}
+            None if has_job => {}
             None => return self.open_session(&wanted),
         }
         if self.attaches.len() >= ATTACHES_MAX {
@@ -39,24 +43,40 @@ impl Controller {
         self.attaches.push_back(wanted);
     }
 
+    /// The session that has a volume or a snapshot, or had it until it is fenced.
+    pub(crate) fn session_of(&mut self, id: VolumeId) -> Option<&mut Option<Epoch>> {
+        match self.volumes.get_mut(&id) {
+            Some(volume) => Some(&mut volume.session),
+            None => self.snapshots.get_mut(&id).map(|snapshot| &mut snapshot.session),
+        }
+    }
+
     fn open_session(&mut self, wanted: &AttachRequest) {
+        let Some(view) = self.view_of(wanted.volume) else { return };
+        let (of_snapshot, pool) = match self.snapshots.get(&wanted.volume) {
+            Some(snapshot) => (true, self.volumes.get(&snapshot.record.volume)),
+            None => (false, self.volumes.get(&wanted.volume)),
+        };
+        let Some(pool) = pool.map(|volume| volume.record.pool) else { return };
         let epoch = self.counters.epoch.next();
         self.counters.epoch = epoch;
         self.counters_changed = true;
-        let volume = self.volumes.get_mut(&wanted.volume).expect("the caller found it");
-        volume.session = Some(epoch);
+        *self.session_of(wanted.volume).expect("it has a view") = Some(epoch);
         let term = self.counters.term;
+        let read_only = wanted.read_only || of_snapshot;
         let session = Session {
             agent: wanted.agent,
             volume: wanted.volume,
-            pool: volume.record.pool,
+            branch: view.branch(),
+            of_snapshot,
+            pool,
             term,
-            read_only: wanted.read_only,
+            read_only,
             near: None,
             stage: SessionStage::Opening,
         };
         self.sessions.insert(epoch, session);
-        let record = SessionRecord { volume: wanted.volume, agent: wanted.agent.0, term, read_only: wanted.read_only };
+        let record = SessionRecord { volume: wanted.volume, agent: wanted.agent.0, term, read_only };
         self.batch.put(Key::Session(epoch), record.encode());
         self.after.push(After::Attached { agent: wanted.agent, request: wanted.request, epoch });
     }
@@ -69,28 +89,36 @@ impl Controller {
         }
         session.stage = SessionStage::Live;
         let session = &self.sessions[&epoch];
-        let (Some(volume), Some(pool)) = (self.volumes.get(&session.volume), self.pools.get(&session.pool)) else {
-            return;
+        let (Some(view), Some(pool)) = (self.view_of(session.volume), self.pools.get(&session.pool)) else { return };
+        let frozen_through = match self.branches.get(&view.branch()) {
+            Some(branch) if !session.of_snapshot => branch.record.frozen_through,
+            _ => view.generation(),
         };
+        let volume = self.volumes.get(&session.volume);
+        let read_only = volume.is_some_and(|volume| volume.record.read_only);
+        // (What a snapshot sees was made durable before it was taken.)
+        let written = volume.map(|volume| volume.progress.logical_disks.clone()).unwrap_or_default();
         let attachment = Attachment {
             volume: session.volume,
-            branch: volume.branch_id(),
+            branch: view.branch(),
             credentials: Credentials { cluster: self.cluster, term: session.term, epoch },
-            size_bytes: volume.record.size_bytes,
-            region_size: volume.record.region_size,
-            generation: volume.branch.generation,
-            frozen_through: volume.branch.frozen_through,
-            read_only: volume.record.read_only || session.read_only,
+            size_bytes: view.size_bytes,
+            region_size: view.region_size,
+            generation: view.generation(),
+            frozen_through,
+            read_only: read_only || session.read_only,
             layouts: pool.logical_disks.values().cloned().collect(),
+            written,
         };
+        let volume = session.volume;
         self.to_agent(agent, ControllerMessage::Attached { request, result: Ok(attachment) });
+        self.flatten_attached(volume);
     }
 
     /// The session `epoch`, if it is `agent`'s and live.
-    pub(crate) fn live_session(&self, agent: AgentId, epoch: Epoch) -> Option<(&Session, &Volume)> {
+    pub(crate) fn live_session(&self, agent: AgentId, epoch: Epoch) -> Option<&Session> {
         let session = self.sessions.get(&epoch).filter(|session| session.agent == agent)?;
-        let live = session.stage == SessionStage::Live;
-        live.then_some(session).zip(self.volumes.get(&session.volume))
+        (session.stage == SessionStage::Live).then_some(session)
     }
 
     pub(crate) fn detach(&mut self, agent: AgentId, epoch: Epoch) {
@@ -186,13 +214,14 @@ impl Controller {
             self.to_agent(agent, ControllerMessage::Detached { epoch });
         }
         let Some(session) = self.sessions.remove(&epoch) else { return };
-        self.orders_lost(&[epoch]);
-        if let Some(volume) = self.volumes.get_mut(&session.volume)
-            && volume.session == Some(epoch)
+        if let Some(slot) = self.session_of(session.volume)
+            && *slot == Some(epoch)
         {
-            volume.session = None;
+            *slot = None;
         }
+        self.orders_lost(&[epoch]);
         self.start_jobs_of(session.volume);
+        self.start_purge(session.branch);
         self.serve_waiting(session.pool);
         self.retry_attaches();
     }

@@ -8,7 +8,7 @@ use model::{
 use pool::{Allocator, ChunkletMap};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use store::records::{BranchRecord, DiskRecord, PoolRecord, VolumeProgress, VolumeRecord};
+use store::records::{DiskRecord, PoolRecord, VolumeProgress, VolumeRecord};
 use wire::{AgentId, CommandId, RequestId};
 
 /// A pool.
@@ -146,7 +146,6 @@ pub(crate) type Claims = BTreeMap<DiskTicket, Claim>;
 #[derive(Debug)]
 pub(crate) struct Volume {
     pub(crate) record: VolumeRecord,
-    pub(crate) branch: BranchRecord,
     pub(crate) progress: VolumeProgress,
     /// Its creation is durable: hosts may see it.
     pub(crate) visible: bool,
@@ -154,11 +153,19 @@ pub(crate) struct Volume {
     pub(crate) session: Option<Epoch>,
     /// An operator's order to its session is under way; nobody attaches meanwhile.
     pub(crate) ordered: bool,
-    /// The job that is changing its map.
+    /// The job that is shrinking it.
     pub(crate) job: Option<u64>,
+    /// A snapshot is being taken; nobody attaches meanwhile.
+    pub(crate) cut: Option<u64>,
+    /// The job that gives it places of its own.
+    pub(crate) flatten: Option<u64>,
 }
 
 impl Volume {
+    pub(crate) fn new(record: VolumeRecord, progress: VolumeProgress, visible: bool) -> Self {
+        Self { record, progress, visible, session: None, ordered: false, job: None, cut: None, flatten: None }
+    }
+
     /// What it has mapped, in bytes.
     pub(crate) fn used_bytes(&self) -> u64 {
         self.progress.mapped_units * UNIT_BYTES
@@ -182,7 +189,11 @@ impl Volume {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) agent: AgentId,
+    /// A volume, or a snapshot.
     pub(crate) volume: VolumeId,
+    /// The branch of its view.
+    pub(crate) branch: BranchId,
+    pub(crate) of_snapshot: bool,
     pub(crate) pool: PoolId,
     pub(crate) term: Term,
     pub(crate) read_only: bool,

@@ -1,6 +1,7 @@
 //! Operators' requests about volumes.
 
 use crate::alerts::VOLUME_ALERTS;
+use crate::branches::Branch;
 use crate::engine::{After, Command, Controller, View};
 use crate::event::ApiId;
 use crate::operator::{DEFAULT_POOL, Outcome};
@@ -8,7 +9,7 @@ use crate::state::{SessionStage, Volume};
 use api::{Error, Response, VolumeCreate, VolumeResize, VolumeSet};
 use model::{BLOCK_BYTES, ByteSize, Epoch, Generation, PoolId, RegionSize, SECTOR_BYTES, VOLUME_BYTES_MAX, VolumeId};
 use store::Key;
-use store::records::{BranchRecord, JobRecord, Record, VolumeProgress, VolumeRecord};
+use store::records::{BranchRecord, Record, VolumeProgress, VolumeRecord};
 use wire::{AgentId, ControllerMessage, Order, OrderOutcome};
 
 impl Controller {
@@ -20,7 +21,7 @@ impl Controller {
         })
     }
 
-    fn check_free_name(&self, name: &str) -> Result<(), Error> {
+    pub(crate) fn check_free_name(&self, name: &str) -> Result<(), Error> {
         api::check_name("volume", name)?;
         match self.names.get(name) {
             None => Ok(()),
@@ -60,17 +61,9 @@ impl Controller {
         self.batch.put(Key::VolumeName(create.name.as_bytes()), volume.encode());
         self.batch.put(Key::Branch(branch), branch_record.encode());
         self.names.insert(create.name, volume);
-        let state = Volume {
-            record,
-            branch: branch_record,
-            progress: VolumeProgress::default(),
-            visible: false,
-            session: None,
-            ordered: false,
-            job: None,
-        };
-        self.volumes.insert(volume, state);
-        self.after.push(After::Visible(volume));
+        self.branches.insert(branch, Branch::new(branch_record));
+        self.volumes.insert(volume, Volume::new(record, VolumeProgress::default(), false));
+        self.after.push(After::Visible(vec![volume]));
         self.after.push(After::Reply(id, View::Volume(volume)));
         Ok(None)
     }
@@ -134,15 +127,8 @@ impl Controller {
         Ok(None)
     }
 
-    /// The live session of a volume.
-    fn live_holder(&self, volume: VolumeId) -> Option<(Epoch, AgentId)> {
-        let epoch = self.volumes.get(&volume)?.session?;
-        let session = self.sessions.get(&epoch).filter(|session| session.stage == SessionStage::Live)?;
-        Some((epoch, session.agent))
-    }
-
     /// Whether a session is being opened or closed: orders have to wait until that is over.
-    fn is_between_sessions(&self, volume: VolumeId) -> bool {
+    pub(crate) fn is_between_sessions(&self, volume: VolumeId) -> bool {
         let epoch = self.volumes.get(&volume).and_then(|volume| volume.session);
         epoch.and_then(|epoch| self.sessions.get(&epoch)).is_some_and(|session| session.stage != SessionStage::Live)
     }
@@ -152,8 +138,10 @@ impl Controller {
         let volume = &self.volumes[&volume_id];
         let (old, new) = (volume.record.size_bytes, resize.size_bytes);
         check_size(new, volume.record.region_size)?;
-        if volume.ordered || self.is_between_sessions(volume_id) {
-            return Err(Error::busy(format!("volume {name:?} is being resized, attached or detached; try again")));
+        if volume.ordered || volume.cut.is_some() || self.is_between_sessions(volume_id) {
+            return Err(Error::busy(format!(
+                "volume {name:?} is being resized, snapshotted, attached or detached; try again"
+            )));
         }
         if new == old {
             return self.volume_show(name);
@@ -185,6 +173,11 @@ impl Controller {
             self.order_resize(epoch, agent, volume_id, id, new, Some(new));
             return Ok(None);
         }
+        if self.branches[&self.volumes[&volume_id].branch_id()].record.origin.is_some() {
+            return Err(Error::busy(format!(
+                "volume {name:?} shares with the snapshot it came from, and can be shrunk only while a host has it attached; attach it, or flatten it first"
+            )));
+        }
         if !new.is_multiple_of(BLOCK_BYTES) {
             return Err(Error::invalid(format!(
                 "volume {name:?} is not attached, and can be shrunk to a multiple of 4 KiB only, not to {new} bytes"
@@ -199,7 +192,7 @@ impl Controller {
         let Some(volume) = self.volumes.get_mut(&volume_id) else { return };
         volume.record.size_bytes = size_bytes;
         self.batch.put(Key::Volume(volume_id), volume.record.encode());
-        self.add_job(JobRecord::Shrink { volume: volume_id, size_bytes });
+        self.add_shrink(volume_id, size_bytes);
         self.after.push(After::CatalogChanged);
         self.after.push(After::Reply(id, View::Volume(volume_id)));
     }
@@ -241,6 +234,8 @@ impl Controller {
         let Some(volume) = self.volumes.get_mut(&volume_id) else { return };
         volume.ordered = false;
         let name = volume.record.name.clone();
+        let branch = self.branches.get(&volume.record.branch);
+        let has_origin = branch.is_some_and(|branch| branch.record.origin.is_some());
         match (outcome, shrink_to) {
             (OrderOutcome::Done | OrderOutcome::NoSession, None) => self.reply_view(reply_to, &View::Volume(volume_id)),
             // Its session has trimmed all that lies beyond and committed that.
@@ -250,7 +245,7 @@ impl Controller {
                 self.after.push(After::CatalogChanged);
                 self.after.push(After::Reply(reply_to, View::Volume(volume_id)));
             }
-            (OrderOutcome::NoSession, Some(size_bytes)) if size_bytes.is_multiple_of(BLOCK_BYTES) => {
+            (OrderOutcome::NoSession, Some(size_bytes)) if size_bytes.is_multiple_of(BLOCK_BYTES) && !has_origin => {
                 self.shrink_detached(reply_to, volume_id, size_bytes);
             }
             (OrderOutcome::Busy { .. } | OrderOutcome::Failed | OrderOutcome::NoSession, _) => {
@@ -272,11 +267,23 @@ impl Controller {
         }
     }
 
-    pub(crate) fn volume_delete(&mut self, id: ApiId, name: &str, force: bool) -> Outcome {
+    pub(crate) fn volume_delete(&mut self, id: ApiId, name: &str, force: bool, snapshots: bool) -> Outcome {
         let volume_id = self.find_volume(name)?;
+        let count = self.snapshots_of(volume_id).len();
+        if count > 0 && !snapshots {
+            return Err(Error::needs_force(format!(
+                "volume {name:?} has {count} snapshots; to delete them with it: acre volume delete {name} --snapshots"
+            )));
+        }
+        let read = |snapshot: &VolumeId| self.snapshots[snapshot].session.is_some();
+        if !force && self.snapshots_of(volume_id).iter().any(read) {
+            return Err(Error::busy(format!(
+                "hosts are reading snapshots of volume {name:?}; detach them, or force it"
+            )));
+        }
         let volume = self.volumes.get_mut(&volume_id).expect("names point at volumes");
-        if volume.ordered || volume.job.is_some() {
-            return Err(Error::busy(format!("volume {name:?} is being resized or deleted; try again")));
+        if volume.ordered || volume.job.is_some() || volume.cut.is_some() {
+            return Err(Error::busy(format!("volume {name:?} is being resized, snapshotted or deleted; try again")));
         }
         let session = volume.session.and_then(|epoch| Some((epoch, self.sessions.get(&epoch)?)));
         match session.map(|(epoch, session)| (epoch, session.agent, session.stage)) {
@@ -295,35 +302,54 @@ impl Controller {
         Ok(None)
     }
 
-    pub(crate) fn release_told(&mut self, volume_id: VolumeId, reply_to: ApiId, outcome: OrderOutcome) {
+    /// An order to release a volume has been answered; its name, if it is still there.
+    pub(crate) fn released(&mut self, volume_id: VolumeId, outcome: OrderOutcome) -> Option<String> {
         self.session_lost(volume_id, outcome);
-        let Some(volume) = self.volumes.get_mut(&volume_id) else { return };
+        let volume = self.volumes.get_mut(&volume_id)?;
         volume.ordered = false;
-        let name = volume.record.name.clone();
+        Some(volume.record.name.clone())
+    }
+
+    /// Why a volume was not released, if it was not.
+    pub(crate) fn release_error(&self, name: &str, outcome: OrderOutcome) -> Option<Error> {
         match outcome {
-            OrderOutcome::Done | OrderOutcome::NoSession => self.delete_now(reply_to, volume_id),
+            OrderOutcome::Done | OrderOutcome::NoSession => None,
             OrderOutcome::Busy { hosts } => {
-                let message = format!("{hosts} hosts have volume {name:?} attached; detach them, or force it");
-                self.reply(reply_to, Err(Error::busy(message)));
+                Some(Error::busy(format!("{hosts} hosts have volume {name:?} attached; detach them, or force it")))
             }
-            OrderOutcome::Failed => {
-                let message =
-                    format!("volume {name:?} could not be detached: its storage failed; try again, or force it");
-                self.reply(reply_to, Err(Error::unavailable(message)));
-            }
+            OrderOutcome::Failed => Some(Error::unavailable(format!(
+                "volume {name:?} could not be detached: its storage failed; try again, or force it"
+            ))),
         }
     }
 
-    /// Frees the name at once and leaves the space to a job. Needs next to no room, so that it works when all is full.
+    pub(crate) fn release_told(&mut self, volume_id: VolumeId, reply_to: ApiId, outcome: OrderOutcome) {
+        let Some(name) = self.released(volume_id, outcome) else { return };
+        match self.release_error(&name, outcome) {
+            Some(error) => self.reply(reply_to, Err(error)),
+            None => self.delete_now(reply_to, volume_id),
+        }
+    }
+
+    /// Frees the name at once and leaves the space to purges. Needs next to no room, so that it works when all is full.
     fn delete_now(&mut self, id: ApiId, volume_id: VolumeId) {
+        for snapshot in self.snapshots_of(volume_id) {
+            self.delete_snapshot(snapshot);
+        }
         let Some(volume) = self.volumes.get_mut(&volume_id) else { return };
         volume.record.deleting = true;
-        let name = volume.record.name.clone();
+        let (name, branch, flatten) = (volume.record.name.clone(), volume.branch_id(), volume.flatten.take());
         self.names.remove(&name);
         self.batch.delete(Key::VolumeName(name.as_bytes()));
         self.batch.put(Key::Volume(volume_id), volume.record.encode());
+        if let Some(job) = flatten {
+            self.batch.delete(Key::Job(job));
+        }
+        if self.schedules.remove(&volume_id).is_some() {
+            self.batch.delete(Key::Schedule(volume_id));
+        }
         self.clear_all(&VOLUME_ALERTS, &name);
-        self.add_job(JobRecord::Delete { volume: volume_id });
+        self.end_live(branch);
         self.after.push(After::CatalogChanged);
         self.after.push(After::Reply(id, View::Done));
     }

@@ -23,6 +23,6 @@ pub use resolve::{
     BlockStatus, BlockStatuses, Fault, Segment, Segments, Source, Step, Steps, WriteSegment, WriteSegments,
     WriteTarget, resolve_read, resolve_write,
 };
-pub use stack::{Freed, REGION_LAYERS_MAX};
+pub use stack::{Dropped, Drops, REGION_LAYERS_MAX};
 pub use table::{PageRef, PageTable, WriteOutcome, ZeroOutcome};
 pub use view::{EntryView, Extent};

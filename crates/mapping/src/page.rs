@@ -7,7 +7,7 @@
 mod run;
 
 use self::run::Run;
-use crate::stack::{self, Freed};
+use crate::stack::{self, Drops};
 use crate::view::{EntryView, Extent, mask_of};
 use model::{
     BlockRange, DiskRegion, EntryRun, Generation, LAYERS_MAX, LayerStack, MapEntry, Place, REGIONS_PER_PAGE, RegionSize,
@@ -161,6 +161,14 @@ impl TablePage {
         self.edit(slot, |layers| stack::push_empty(layers, place, born, blocks));
     }
 
+    /// Takes the layer at `place`, which holds no block, off the entry of `slot`.
+    ///
+    /// # Panics
+    /// When the entry has no such layer.
+    pub fn unmap_region(&mut self, slot: u16, place: DiskRegion) {
+        self.edit(slot, |layers| stack::remove_empty(layers, place));
+    }
+
     /// Records that `blocks` of `slot` were written at `place`; tells whether that changed the entry.
     ///
     /// # Panics
@@ -172,7 +180,7 @@ impl TablePage {
         blocks: BlockRange,
         generation: Generation,
         frozen_through: Generation,
-        freed: &mut Freed,
+        drops: &mut Drops,
     ) -> bool {
         let size = self.size;
         let found = self.find(slot);
@@ -202,7 +210,7 @@ impl TablePage {
             }
             return changed;
         }
-        self.edit(slot, |layers| stack::blocks_written(layers, place, blocks, generation, frozen_through, freed))
+        self.edit(slot, |layers| stack::blocks_written(layers, place, blocks, generation, frozen_through, drops))
     }
 
     /// Makes `blocks` of `slot` read as zeroes; tells whether that changed the entry. See [`crate::PageTable::blocks_zeroed`].
@@ -216,12 +224,12 @@ impl TablePage {
         generation: Generation,
         frozen_through: Generation,
         keep: bool,
-        freed: &mut Freed,
+        drops: &mut Drops,
     ) -> bool {
         if self.find(slot).is_err() {
             return false;
         }
-        self.edit(slot, |layers| stack::blocks_zeroed(layers, blocks, generation, frozen_through, keep, freed))
+        self.edit(slot, |layers| stack::blocks_zeroed(layers, blocks, generation, frozen_through, keep, drops))
     }
 
     /// Changes the layers of `slot` by `change`.

@@ -1,8 +1,8 @@
 //! How writes and trims change the layers of one region.
 //!
 //! A layer is *frozen* when a snapshot sees it: when it was born no later than the newest snapshot. The bytes at a frozen
-//! place never change and the place is never freed from here. The *entry* of the live end may still drop or hide a frozen
-//! layer, because a snapshot has its own version of the page.
+//! place never change. The *entry* of the live end may still drop or hide a frozen layer, because a snapshot has its own
+//! version of the page. Every place an entry drops is reported with its birth; whether it is free is not for here to say.
 //!
 //! Every change ends by settling: a layer of which nothing shows is dropped, and a zero layer keeps only the blocks it
 //! hides. `born` and `written` are what later diffs go by, together with one more rule: a block that no layer holds has no
@@ -11,8 +11,17 @@
 use model::{BlockBitmap, BlockRange, DiskRegion, Generation, LAYERS_MAX, Layer, LayerStack, Place};
 use smallvec::SmallVec;
 
-/// Places that nothing at the live end or in a snapshot holds any more.
-pub type Freed = SmallVec<[DiskRegion; 2]>;
+/// A place that an entry named and names no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dropped {
+    /// The place.
+    pub place: DiskRegion,
+    /// When it was allocated: whether snapshots hold it goes by that.
+    pub born: Generation,
+}
+
+/// Places that a change dropped from its entry, whether snapshots hold them or not.
+pub type Drops = SmallVec<[Dropped; 2]>;
 
 /// The most layers with storage one entry may have. One fewer than layers in all, so that a trim, which must not need
 /// space, always finds room for its zero layer.
@@ -52,6 +61,16 @@ pub(crate) fn push_empty(stack: &mut LayerStack, place: DiskRegion, born: Genera
     stack.insert(0, layer);
 }
 
+/// Takes the layer at `place` away again, which holds no block.
+///
+/// # Panics
+/// When there is none, or it holds a block.
+pub(crate) fn remove_empty(stack: &mut LayerStack, place: DiskRegion) {
+    let found = stack.iter().position(|layer| layer.place == Place::Region(place) && layer.blocks.is_none());
+    let found = found.unwrap_or_else(|| panic!("{place} is no empty layer of its entry"));
+    stack.remove(found);
+}
+
 /// Records that `blocks` were written at `place`; tells whether that changed anything.
 ///
 /// `written` is raised only when it lies before `born` (a moved layer keeps its old one). Otherwise it already lies after
@@ -65,7 +84,7 @@ pub(crate) fn blocks_written(
     blocks: BlockRange,
     generation: Generation,
     frozen_through: Generation,
-    freed: &mut Freed,
+    drops: &mut Drops,
 ) -> bool {
     let target = stack.iter().position(|layer| layer.place == Place::Region(place));
     let target = target.unwrap_or_else(|| panic!("blocks were written at {place}, which the entry does not map"));
@@ -81,7 +100,7 @@ pub(crate) fn blocks_written(
         changed = true;
     }
     if changed {
-        settle(stack, write_layer(stack, frozen_through), frozen_through, freed);
+        settle(stack, write_layer(stack, frozen_through), drops);
     }
     changed
 }
@@ -94,7 +113,7 @@ pub(crate) fn blocks_zeroed(
     generation: Generation,
     frozen_through: Generation,
     keep: bool,
-    freed: &mut Freed,
+    drops: &mut Drops,
 ) -> bool {
     let Some(top) = stack.first() else { return false };
     let mut changed = false;
@@ -117,7 +136,7 @@ pub(crate) fn blocks_zeroed(
     }
     let kept = if keep { write_layer(stack, frozen_through) } else { None };
     let layers_before = stack.len();
-    settle(stack, kept, frozen_through, freed);
+    settle(stack, kept, drops);
     changed || stack.len() != layers_before
 }
 
@@ -172,9 +191,8 @@ fn join_zero_layers(stack: &mut LayerStack, more: BlockBitmap, generation: Gener
     }
 }
 
-/// Drops every layer of which nothing shows, but not the one at `kept`; places no snapshot sees are freed. Then takes from
-/// zero layers what hides nothing.
-fn settle(stack: &mut LayerStack, kept: Option<DiskRegion>, frozen_through: Generation, freed: &mut Freed) {
+/// Drops every layer of which nothing shows, but not the one at `kept`. Then takes from zero layers what hides nothing.
+fn settle(stack: &mut LayerStack, kept: Option<DiskRegion>, drops: &mut Drops) {
     let Some(top) = stack.first() else { return };
     let blocks = top.blocks.blocks();
     let mut covered = BlockBitmap::none(blocks);
@@ -188,9 +206,7 @@ fn settle(stack: &mut LayerStack, kept: Option<DiskRegion>, frozen_through: Gene
         if covered.count() > covered_before || (place.is_some() && place == kept) {
             return true;
         }
-        if !is_frozen(layer.born, frozen_through) {
-            freed.extend(place);
-        }
+        drops.extend(place.map(|place| Dropped { place, born: layer.born }));
         false
     });
     let mut below = BlockBitmap::none(blocks);

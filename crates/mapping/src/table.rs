@@ -9,7 +9,7 @@ mod page_ref;
 use self::page_ref::PageContent;
 pub use self::page_ref::PageRef;
 use crate::page::{TablePage, Uniform};
-use crate::stack::{self, Freed};
+use crate::stack::{self, Drops};
 use crate::view::{EntryView, Extent};
 use model::{
     BlockRange, DiskRegion, EntryRun, Generation, MapEntry, PageIndex, REGIONS_PER_PAGE, RegionIndex, RegionSize,
@@ -37,8 +37,8 @@ type Chunk = Box<[PageSlot]>;
 pub struct WriteOutcome {
     /// Whether the entry changed, so that it must be committed.
     pub changed: bool,
-    /// Places that nothing holds any more.
-    pub freed: Freed,
+    /// Places that the entry named and names no more.
+    pub drops: Drops,
 }
 
 /// What changed when blocks were zeroed.
@@ -46,8 +46,8 @@ pub struct WriteOutcome {
 pub struct ZeroOutcome {
     /// Whether the entry changed, so that it must be committed.
     pub changed: bool,
-    /// Places that nothing holds any more.
-    pub freed: Freed,
+    /// Places that the entry named and names no more.
+    pub drops: Drops,
 }
 
 /// The table of one volume at one agent.
@@ -169,6 +169,14 @@ impl PageTable {
         self.edit(region, |page| page.map_region(region.slot(), place, born));
     }
 
+    /// Takes back what [`PageTable::map_region`] did, when nothing was written there.
+    ///
+    /// # Panics
+    /// When the page is not loaded, or the entry has no layer at `place` or one that holds a block.
+    pub fn unmap_region(&mut self, region: RegionIndex, place: DiskRegion) {
+        self.edit(region, |page| page.unmap_region(region.slot(), place));
+    }
+
     /// Records that `blocks` of the region were written at `place`, a layer of its entry. Layers of which nothing shows
     /// any more are dropped; a region wholly at one place joins its neighbours' extent.
     ///
@@ -189,15 +197,15 @@ impl PageTable {
         {
             return WriteOutcome::default();
         }
-        let mut freed = Freed::new();
+        let mut drops = Drops::new();
         let changed = self.edit(region, |page| {
-            page.insert_blocks(region.slot(), place, blocks, generation, frozen_through, &mut freed)
+            page.insert_blocks(region.slot(), place, blocks, generation, frozen_through, &mut drops)
         });
-        WriteOutcome { changed, freed }
+        WriteOutcome { changed, drops }
     }
 
     /// Makes `blocks` of the region read as zeroes. Where a snapshot's layer would show through, a zero layer hides it;
-    /// storage of which no block is left is freed. With `keep`, the layer that takes writes stays mapped even without a
+    /// storage of which no block is left is dropped. With `keep`, the layer that takes writes stays mapped even without a
     /// block, because a write to it is under way.
     ///
     /// # Panics
@@ -214,29 +222,30 @@ impl PageTable {
         if loaded.entry(region.slot()) == EntryView::Zero {
             return ZeroOutcome::default();
         }
-        let mut freed = Freed::new();
+        let mut drops = Drops::new();
         let changed = self.edit(region, |page| {
-            page.remove_blocks(region.slot(), blocks, generation, frozen_through, keep, &mut freed)
+            page.remove_blocks(region.slot(), blocks, generation, frozen_through, keep, &mut drops)
         });
-        ZeroOutcome { changed, freed }
+        ZeroOutcome { changed, drops }
     }
 
     /// Zeroes as much as it can of the regions `region..region + count` in one step: the part at their start that is one
-    /// extent no snapshot sees, within one page. What it freed; `None` when the first region is not such, and takes
-    /// [`PageTable::blocks_zeroed`]. For trims of long ranges, when no write to them is under way.
+    /// extent, within one page. The units it dropped and when they were allocated; `None` when the first region is not
+    /// such, and takes [`PageTable::blocks_zeroed`]. For trims of long ranges, when no write to them is under way.
+    /// (Nothing lies below a region that is part of an extent, so that nothing has to be hidden.)
     ///
     /// # Panics
     /// When the page is not loaded.
-    pub fn extent_zeroed(&mut self, region: RegionIndex, count: u64, frozen_through: Generation) -> Option<UnitRun> {
+    pub fn extent_zeroed(&mut self, region: RegionIndex, count: u64) -> Option<(UnitRun, Generation)> {
         let loaded = self.page(region.page()).expect("a page is loaded before it is changed");
         let EntryView::Full { place, born, run_left, .. } = loaded.entry(region.slot()) else { return None };
-        if stack::is_frozen(born, frozen_through) || count == 0 {
+        if count == 0 {
             return None;
         }
         let regions = u64::from(run_left).min(count) as u16;
         self.set_run(region.page(), &EntryRun { first: region.slot(), count: regions, entry: MapEntry::Zero });
         let units = u32::from(regions) * self.size.units();
-        Some(UnitRun { logical_disk: place.logical_disk, start: place.unit, count: units })
+        Some((UnitRun { logical_disk: place.logical_disk, start: place.unit, count: units }, born))
     }
 
     /// Sets the region's entry: what a merge or a move comes to, or the controller says.

@@ -2,7 +2,9 @@
 
 mod naive;
 
-use mapping::{BlockStatuses, EntryView, Fault, PageTable, Segments, Source, TablePage, WriteTarget, resolve_write};
+use mapping::{
+    BlockStatuses, Dropped, EntryView, Fault, PageTable, Segments, Source, TablePage, WriteTarget, resolve_write,
+};
 use model::{
     BLOCK_BYTES, BlockBitmap, BlockRange, ByteRange, DiskRegion, EntryRun, Layer, LayerStack, LogicalDiskId, MapEntry,
     PageIndex, Place, REGIONS_PER_PAGE, RegionIndex, RegionSize, SECTOR_BYTES, UnitIndex,
@@ -127,7 +129,7 @@ impl Pair {
             assert_eq!(outcome.changed, before != after, "{before:?} became {after:?}");
             let range = self.naive_range(region, blocks);
             self.naive.write(range, place);
-            self.check(region, &outcome.freed);
+            self.check(region, &outcome.drops);
         }
     }
 
@@ -148,11 +150,11 @@ impl Pair {
         let range = self.naive_range(region, all);
         self.naive.zero(range);
         assert_eq!(resolve_write(region, self.table.entry(region), frozen_through), WriteTarget::InPlace(place));
-        self.check(region, &trimmed.freed);
+        self.check(region, &trimmed.drops);
         let written = self.table.blocks_written(region, place, blocks, generation, frozen_through);
         let range = self.naive_range(region, blocks);
         self.naive.write(range, place);
-        self.check(region, &written.freed);
+        self.check(region, &written.drops);
     }
 
     /// Brings all blocks of a full stack to one new place.
@@ -169,6 +171,8 @@ impl Pair {
         }
         let generation = self.naive.generation;
         let layer = Layer { place: Place::Region(place), blocks, born: generation, written: generation };
+        let merged = self.naive.owned(region.0).into_iter().filter(|merged| *merged != place);
+        self.naive.dropped.extend(merged.collect::<Vec<_>>());
         self.table.set(region, MapEntry::Layers(LayerStack::from_iter([layer])));
         place
     }
@@ -182,16 +186,19 @@ impl Pair {
             assert_eq!(outcome.changed, before != after, "{before:?} became {after:?}");
             let range = self.naive_range(region, blocks);
             self.naive.zero(range);
-            self.check(region, &outcome.freed);
+            self.check(region, &outcome.drops);
         }
     }
 
-    /// The entry owns exactly what it should, what it gave back nobody reads, and its delta reaches the controller.
-    fn check(&mut self, region: RegionIndex, freed: &[DiskRegion]) {
-        for place in freed {
-            assert!(!self.naive.is_frozen(*place), "{place} was freed under a snapshot");
-            assert!(self.naive.freed.insert(*place), "{place} was freed twice");
-            assert!(self.naive.blocks.iter().all(|block| block.place != Some(*place)), "{place} was freed in use");
+    /// The entry holds exactly what it should, what it dropped nobody reads, and its delta reaches the controller.
+    fn check(&mut self, region: RegionIndex, drops: &[Dropped]) {
+        let owned = self.naive.owned(region.0);
+        for dropped in drops {
+            let place = dropped.place;
+            assert_eq!(dropped.born, self.naive.born[&place].1, "{place} is dropped with its birth");
+            assert!(owned.contains(&place), "{place} is dropped by the entry that held it");
+            assert!(self.naive.dropped.insert(place), "{place} was dropped twice");
+            assert!(self.naive.blocks.iter().all(|block| block.place != Some(place)), "{place} was dropped in use");
         }
         let stack = self.table.entry(region).to_stack(self.size);
         let mapped: BTreeSet<DiskRegion> = stack
@@ -201,13 +208,11 @@ impl Pair {
                 Place::Zero => None,
             })
             .collect();
-        for place in self.naive.owned(region.0) {
-            if !mapped.contains(&place) {
-                assert!(self.naive.is_frozen(place), "{place} was forgotten, not freed");
-                self.naive.left_to_snapshots.insert(place);
-            }
-        }
-        assert!(mapped.is_subset(&self.naive.owned(region.0)), "a place the entry let go of is back");
+        assert_eq!(
+            mapped,
+            self.naive.owned(region.0),
+            "every place that leaves its entry is reported, and none is back"
+        );
 
         let page = self.table.page(region.page()).expect("the volume is loaded");
         let durable = self.durable.entry(region.page()).or_default();

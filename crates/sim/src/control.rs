@@ -6,7 +6,7 @@ use crate::planted::PlantedBug;
 use crate::verdict::{Invariant, Violation};
 use crate::world::{CLUSTER, World};
 use api::{AuditReport, Response};
-use controller::{BatchId, Config, Controller, DiskInspection, Effect, Event, Inspection, Scan, Survivors, inspect};
+use controller::{BatchId, Config, Controller, DiskInspection, Effect, Event, Inspection, Survivors, inspect};
 use model::{Time, VolumeId};
 use pool::{DiskLabel, Judgement};
 use std::collections::{BTreeMap, VecDeque};
@@ -113,9 +113,9 @@ impl World {
                 self.process.control.waiting.push_back((id, batch));
                 self.start_transaction();
             }
-            Effect::Scan { id, range, limit } => {
+            Effect::Scan { id, ranges } => {
                 let delay = self.random.delay(self.plan.store_nanos / 4);
-                self.later(delay, Happening::ScanTurns { id, range, limit });
+                self.later(delay, Happening::ScanTurns { id, ranges });
             }
             Effect::Reply(id, result) => self.operator_answered(id, result),
             Effect::Inspect { reply_to, inspection } => {
@@ -218,17 +218,9 @@ impl World {
         self.start_controller(failed.salvage());
     }
 
-    pub(crate) fn scan_turns(&mut self, id: controller::ScanId, range: &store::KeyRange, limit: usize) {
-        let mut scan = Scan::default();
-        let result = self.store.scan(range, &mut |key, value| {
-            if scan.pairs.len() == limit {
-                scan.more = true;
-                return ControlFlow::Break(());
-            }
-            scan.pairs.push((key.to_vec(), value.to_vec()));
-            ControlFlow::Continue(())
-        });
-        self.controller_step(Event::Scanned { id, result: result.map(|()| scan) });
+    pub(crate) fn scan_turns(&mut self, id: controller::ScanId, ranges: &[controller::ScanRange]) {
+        let result = controller::perform_scan(&self.store, ranges);
+        self.controller_step(Event::Scanned { id, result });
     }
 
     pub(crate) fn controller_due(&mut self) {

@@ -34,7 +34,7 @@ pub(crate) enum Happening {
     /// The store gets to what waits for it.
     StoreTurns,
     /// The store gets to a scan.
-    ScanTurns { id: controller::ScanId, range: store::KeyRange, limit: usize },
+    ScanTurns { id: controller::ScanId, ranges: Vec<controller::ScanRange> },
     /// The controller is told of something by its shell.
     ControllerTold(Box<controller::Event>),
     /// An agent's deadline.

@@ -29,6 +29,8 @@ pub(crate) struct VolumeState {
     pub(crate) zeroed: Tick,
     /// Being resized or deleted: requests may be refused.
     pub(crate) unsettled: bool,
+    /// The last door there was when its size last changed: through older ones it may open with the size it had.
+    pub(crate) resized_door: u64,
 }
 
 /// A range of sectors written alike by one request.

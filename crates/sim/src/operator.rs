@@ -112,7 +112,9 @@ impl World {
                 Request::DiskAdd(DiskAdd { path: disk_path(index), force, ..DiskAdd::default() })
             }
             Task::Volume(index) => create(&self.volumes[index].plan, &self.volumes[index].name),
-            Task::Delete(index) => Request::VolumeDelete { name: self.volumes[index].name.clone(), force: true },
+            Task::Delete(index) => {
+                Request::VolumeDelete { name: self.volumes[index].name.clone(), force: true, snapshots: true }
+            }
             Task::Resize(index, size_bytes) => Request::VolumeResize {
                 name: self.volumes[index].name.clone(),
                 resize: VolumeResize { size_bytes, shrink: true },
@@ -159,6 +161,7 @@ impl World {
                 self.volumes[index].size_bytes = size;
                 self.volumes[index].plan.size_bytes = size;
                 self.volumes[index].unsettled = false;
+                self.volumes[index].resized_door = self.next_door;
                 for door in self.process.doors.values_mut() {
                     if door.volume.is_some() && door.opening == self.volumes[index].name {
                         door.connection.export_resized(size);

@@ -159,6 +159,7 @@ impl World {
                 zeroing: 0,
                 zeroed: 0,
                 unsettled: false,
+                resized_door: 0,
             })
             .collect();
         let mut hosts = Vec::new();
@@ -284,7 +285,7 @@ impl World {
             Happening::NodeReported { node, report } => self.node_reported(node, report),
             Happening::DiskDone { node, disk, key } => self.disk_done(node, disk, key),
             Happening::StoreTurns => self.store_turns(),
-            Happening::ScanTurns { id, range, limit } => self.scan_turns(id, &range, limit),
+            Happening::ScanTurns { id, ranges } => self.scan_turns(id, &ranges),
             Happening::ControllerTold(event) => self.controller_step(*event),
             Happening::AgentDue(agent) => {
                 self.process.agents[agent].due = None;

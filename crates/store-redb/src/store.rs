@@ -221,6 +221,10 @@ impl StoreView for RedbStore {
     fn scan(&self, range: &KeyRange, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
         self.open_state()?.view().scan(range, visitor)
     }
+
+    fn scan_back(&self, range: &KeyRange, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
+        self.open_state()?.view().scan_back(range, visitor)
+    }
 }
 
 impl MetaStore for RedbStore {

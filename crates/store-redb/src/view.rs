@@ -38,6 +38,19 @@ impl RedbView {
         }
         Ok(())
     }
+
+    fn try_scan_back(&self, range: &KeyRange, visitor: &mut Visitor<'_>) -> Result<(), RedbError> {
+        if range.start >= range.end {
+            return Ok(());
+        }
+        for pair in self.pairs.range::<&[u8]>(range.start.as_slice()..range.end.as_slice())?.rev() {
+            let (key, value) = pair?;
+            if visitor(key.value(), value.value()).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl StoreView for RedbView {
@@ -47,5 +60,9 @@ impl StoreView for RedbView {
 
     fn scan(&self, range: &KeyRange, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
         self.try_scan(range, visitor).map_err(|error| error.into_store_error(&self.health))
+    }
+
+    fn scan_back(&self, range: &KeyRange, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
+        self.try_scan_back(range, visitor).map_err(|error| error.into_store_error(&self.health))
     }
 }

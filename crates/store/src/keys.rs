@@ -93,6 +93,17 @@ impl KeyRange {
     pub fn table_page(branch: BranchId, page: PageIndex) -> Self {
         Self::prefix(Encoder::new(Tag::Table).u32(branch.0).u32(page.0).0)
     }
+
+    /// The versions and deltas of one page up to `generation`.
+    #[must_use]
+    pub fn table_page_through(branch: BranchId, page: PageIndex, generation: Generation) -> Self {
+        let page_range = Self::table_page(branch, page);
+        let end = match generation.0.checked_add(1) {
+            Some(next) => Encoder::new(Tag::Table).u32(branch.0).u32(page.0).u32(next).0,
+            None => page_range.end,
+        };
+        Self { start: page_range.start, end }
+    }
 }
 
 /// The kinds of keys.
@@ -250,9 +261,7 @@ impl<'a> Key<'a> {
             0x22 => Self::Branch(BranchId(fields.u32()?)),
             0x23 => Self::VolumeProgress(VolumeId(fields.u32()?)),
             0x24 => Self::Snapshot(VolumeId(fields.u32()?)),
-            0x25 => {
-                Self::Usage(BranchId(fields.u32()?), Generation(fields.u32()?), Generation(fields.u32()?))
-            }
+            0x25 => Self::Usage(BranchId(fields.u32()?), Generation(fields.u32()?), Generation(fields.u32()?)),
             0x26 => Self::Schedule(VolumeId(fields.u32()?)),
             0x30 => Self::Session(Epoch(fields.u64()?)),
             0x31 => Self::Grant(Epoch(fields.u64()?), LogicalDiskId(fields.u32()?), UnitIndex(fields.u32()?)),

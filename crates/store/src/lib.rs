@@ -66,7 +66,7 @@ impl Batch {
     }
 }
 
-/// Called for each pair of a scan, in key order; breaks to end it.
+/// Called for each pair of a scan, in its order; breaks to end it.
 pub type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// Reads of one committed state of a store.
@@ -82,6 +82,12 @@ pub trait StoreView {
     /// # Errors
     /// [`StoreError::Failed`] or [`StoreError::Corrupt`].
     fn scan(&self, range: &KeyRange, visitor: &mut Visitor<'_>) -> Result<(), StoreError>;
+
+    /// Shows `visitor` every pair of `range`, keys descending, until it breaks.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] or [`StoreError::Corrupt`].
+    fn scan_back(&self, range: &KeyRange, visitor: &mut Visitor<'_>) -> Result<(), StoreError>;
 }
 
 /// A metadata store. Its reads see what was committed last. One writer.

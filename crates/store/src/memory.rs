@@ -76,6 +76,17 @@ fn scan(pairs: &Pairs, range: &KeyRange, visitor: &mut Visitor<'_>) {
     }
 }
 
+fn scan_back(pairs: &Pairs, range: &KeyRange, visitor: &mut Visitor<'_>) {
+    if range.start >= range.end {
+        return;
+    }
+    for (key, value) in pairs.range::<Vec<u8>, _>(&range.start..&range.end).rev() {
+        if visitor(key, value).is_break() {
+            return;
+        }
+    }
+}
+
 impl StoreView for MemoryView {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.pairs.get(key).cloned())
@@ -83,6 +94,11 @@ impl StoreView for MemoryView {
 
     fn scan(&self, range: &KeyRange, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
         scan(&self.pairs, range, visitor);
+        Ok(())
+    }
+
+    fn scan_back(&self, range: &KeyRange, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
+        scan_back(&self.pairs, range, visitor);
         Ok(())
     }
 }
@@ -94,6 +110,11 @@ impl StoreView for MemoryStore {
 
     fn scan(&self, range: &KeyRange, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
         scan(&self.pairs, range, visitor);
+        Ok(())
+    }
+
+    fn scan_back(&self, range: &KeyRange, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
+        scan_back(&self.pairs, range, visitor);
         Ok(())
     }
 }
@@ -201,5 +222,12 @@ mod tests {
         })
         .unwrap();
         assert_eq!(seen, [b"a".to_vec(), b"b".to_vec()]);
+        seen.clear();
+        view.scan_back(&KeyRange::all(), &mut |_, value| {
+            seen.push(value.to_vec());
+            if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+        assert_eq!(seen, [b"c".to_vec(), b"b".to_vec()]);
     }
 }

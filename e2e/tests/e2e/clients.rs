@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use e2e::server::{Options, Server};
 use e2e::tool::{finish, have, run, run_refused};
-use e2e::{MIB, TIB};
+use e2e::{KIB, MIB, TIB};
 use serde_json::Value;
 use std::process::Command;
 
@@ -140,7 +140,18 @@ fn qemu_io_many_requests_in_flight_over_each_other_leave_one_of_them() -> Result
     script.push("aio_flush".to_owned());
     script.push("flush".to_owned());
     let lines: Vec<&str> = script.iter().map(String::as_str).collect();
-    qemu_io(&server.uri("flight"), &lines)
+    qemu_io(&server.uri("flight"), &lines)?;
+    let mut session = server.session("flight")?;
+    for place in 0..16_u64 {
+        let bytes = session.read(place * 64 * KIB + 32 * KIB, 64 * KIB)?;
+        let pattern = u64::from(bytes[0]);
+        ensure!(bytes.iter().all(|byte| u64::from(*byte) == pattern), "place {place} holds parts of several writes");
+        ensure!(
+            pattern > 0 && (pattern - 1) % 16 == place,
+            "place {place} holds {pattern}, which was not written there"
+        );
+    }
+    session.leave()
 }
 
 /// What a client is told about a volume that may only be read.

@@ -1,10 +1,10 @@
 //! Hostile clients: whatever they send, only their own connection suffers. Faults 46 to 49.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use e2e::client::{Command, Handshake, Session, answer, command, option, option_bytes};
+use anyhow::{Context, Result, bail, ensure};
+use e2e::client::{Command, Handshake, Session, Stream, answer, command, option, option_bytes};
 use e2e::random::Random;
 use e2e::server::Server;
 use e2e::tool::eventually;
@@ -44,6 +44,17 @@ fn resident(server: &Server) -> Result<u64> {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
     let kibibytes: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
     Ok(kibibytes * KIB)
+}
+
+/// The server has closed a connection, or does so well before the handshake's time is over.
+fn is_closed(stream: &mut Stream) -> Result<()> {
+    stream.set_patience(Duration::from_secs(5))?;
+    match stream.read(&mut [0; 4096]) {
+        Ok(0) => Ok(()),
+        Ok(count) => bail!("{count} bytes came instead of the end"),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        Err(error) => Err(error).context("the connection is still open"),
+    }
 }
 
 /// Fault 46: noise, half-true noise, and the wrong protocol altogether.
@@ -108,6 +119,7 @@ fn huge_lengths_are_refused_without_taking_memory() -> Result<()> {
             bytes[length..].copy_from_slice(&u32::MAX.to_be_bytes());
             handshake.stream().write_all(&bytes)?;
             handshake.stream().write_all(&[7; 64 << 10]).ok();
+            is_closed(handshake.stream()).with_context(|| format!("option {number} of four gigabytes"))?;
             open.push(handshake);
         }
     }
@@ -122,7 +134,12 @@ fn huge_lengths_are_refused_without_taking_memory() -> Result<()> {
             bytes.extend(0_u64.to_be_bytes());
             bytes.extend(u32::MAX.to_be_bytes());
             session.stream().write_all(&bytes)?;
-            session.stream().write_all(&[7; 64 << 10]).ok();
+            if kind == command::READ {
+                ensure!(session.next_reply()?.error != 0, "a read of four gigabytes was granted");
+            } else {
+                session.stream().write_all(&[7; 64 << 10]).ok();
+                is_closed(session.stream()).context("a write of four gigabytes")?;
+            }
         }
     }
     victim.is_well(&server)?;
@@ -215,6 +232,10 @@ fn slow_and_countless_connections_are_ended_or_capped() -> Result<()> {
     let mut victim = Victim::new(&server)?;
     victim.is_well(&server)?;
     let before = resident(&server)?;
+    // First of all comes one that sends a byte now and then, of an option that would take hours.
+    let mut slow = server.nbd("victim").connect().context("no connection for the slow one")?;
+    slow.set_patience(Duration::from_millis(400))?;
+    let mut trickle = [&3_u32.to_be_bytes()[..], &option_bytes(99, &[0; 60_000])].concat().into_iter();
     let mut idle = Vec::new();
     for index in 0..2000 {
         // Past a cap the server may refuse or close at once.
@@ -229,17 +250,16 @@ fn slow_and_countless_connections_are_ended_or_capped() -> Result<()> {
     ensure!(victim.session.write(0, &bytes, 0)? == 0 && victim.session.read(0, 64 * KIB)? == bytes);
     let after = resident(&server)?;
     ensure!(after < before + 256 * MIB, "memory grew from {before} to {after} bytes");
-    // One that sends a byte now and then is no better than one that sends nothing.
-    let mut slow = server.nbd("victim").connect().context("no connection for the slow one")?;
-    slow.set_patience(Duration::from_millis(400))?;
+    // Sending a byte now and then is no better than sending nothing.
     let began = Instant::now();
     let mut ended = false;
     while !ended && began.elapsed() < Duration::from_secs(60) {
-        ended = slow.write_all(&[0]).is_err();
-        let mut bytes = [0; 64];
-        ended |= matches!(slow.read(&mut bytes), Ok(0));
+        ended = trickle.next().is_none_or(|byte| slow.write_all(&[byte]).is_err());
+        ended |= matches!(slow.read(&mut [0; 64]), Ok(0));
     }
     ensure!(ended, "a handshake of a byte now and then was still open after a minute");
+    // The idle ones had no more time: newcomers get in although nobody has left.
+    eventually("newcomers get in again", Duration::from_secs(20), || Ok(victim.is_well(&server).is_ok()))?;
     drop(idle);
-    eventually("newcomers get in again", Duration::from_secs(20), || Ok(victim.is_well(&server).is_ok()))
+    victim.is_well(&server)
 }

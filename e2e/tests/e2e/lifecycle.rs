@@ -72,7 +72,7 @@ fn a_second_start_on_the_same_folder_is_refused_and_harms_nothing() -> Result<()
     }
     let mut server = serve("1G", "only", "64M")?;
     let mut session = server.session("only")?;
-    let said = finish(&mut server.serve_command())?.expect_failure()?;
+    let said = server.start_refused()?;
     ensure!(said.contains("data"), "the refusal does not name the folder: {said}");
     ensure!(!said.contains("panicked"), "{said}");
     ensure!(session.write(0, &noise(1, 4096), 0)? == 0 && session.read(0, 4096)? == noise(1, 4096));
@@ -91,7 +91,7 @@ fn a_disk_with_somebody_elses_data_is_refused_and_left_alone() -> Result<()> {
     File::create(&disk)?.set_len(512 * MIB)?;
     run("mkfs.ext4", &["-q", "-F", &disk.display().to_string()])?;
     let before = run("md5sum", &[&disk.display().to_string()])?;
-    let said = finish(&mut server.serve_command())?.expect_failure()?;
+    let said = server.start_refused()?;
     ensure!(said.contains("disk-0") && said.to_lowercase().contains("force"), "no way out is named: {said}");
     ensure!(run("md5sum", &[&disk.display().to_string()])? == before, "the disk was changed");
     Ok(())
@@ -108,7 +108,7 @@ fn a_disk_of_another_cluster_is_refused() -> Result<()> {
     first.stop()?;
     let disk = first.folder().join("disk-0").display().to_string();
     let second = Server::prepare(Options { disks: vec![disk.clone()], ..Options::disk("1G") })?;
-    let said = finish(&mut second.serve_command())?.expect_failure()?;
+    let said = second.start_refused()?;
     ensure!(said.contains("disk-0") && !said.contains("panicked"), "{said}");
     first.resume()?;
     ensure!(first.session("theirs")?.read(0, MIB)? == noise(1, 1 << 20));
@@ -296,11 +296,16 @@ fn no_listener_leaves_loopback_without_tls_unless_told() -> Result<()> {
         return Ok(());
     }
     let port = free_port()?;
-    for listener in ["--nbd", "--api"] {
-        let options = Options::disk("512M").with(listener).with(format!("0.0.0.0:{port}"));
+    // The first address is for documentation: on no machine anybody listens there, even were it not refused.
+    let addresses = ["192.0.2.1", "0.0.0.0"];
+    for (listener, address) in addresses.iter().flat_map(|address| [("--nbd", address), ("--api", address)]) {
+        let options = Options::disk("512M").with(listener).with(format!("{address}:{port}"));
         let server = Server::prepare(options)?;
-        let said = finish(&mut server.serve_command())?.expect_failure()?;
-        ensure!(said.contains("--allow-plaintext-off-loopback"), "{listener}: the way out is not named: {said}");
+        let said = server.start_refused()?;
+        ensure!(
+            said.contains("--allow-plaintext-off-loopback"),
+            "{listener} {address}: the way out is not named: {said}"
+        );
     }
     let options = Options::disk("512M").with("--nbd").with(format!("0.0.0.0:{port}"));
     let mut server = Server::start(options.with("--allow-plaintext-off-loopback"))?;

@@ -1,13 +1,16 @@
 //! TLS: sessions, certificates that open volumes, and attempts to slip past it. Fault 49.
 
 use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use e2e::MIB;
 use e2e::certificates::Authority;
-use e2e::client::{Endpoint, Handshake, answer, option, option_bytes};
+use e2e::client::{Endpoint, Handshake, Stream, answer, option, option_bytes};
 use e2e::server::{Options, Server};
-use e2e::tool::{free_port, have, run, run_refused};
+use e2e::tool::{Finished, finish_within, free_port, have, run, run_refused};
 
 use crate::standin;
 
@@ -119,7 +122,7 @@ fn nothing_but_starttls_is_answered_where_tls_is_required() -> Result<()> {
 
 #[test]
 fn plaintext_behind_starttls_is_not_taken_for_what_comes_under_tls() -> Result<()> {
-    if !have(&["openssl"]) || standin() {
+    if !have(&["nbdinfo", "openssl"]) || standin() {
         return Ok(());
     }
     let guarded = Guarded::start("allow")?;
@@ -135,7 +138,55 @@ fn plaintext_behind_starttls_is_not_taken_for_what_comes_under_tls() -> Result<(
         let magic = 0x0003_e889_0455_65a9_u64.to_be_bytes();
         ensure!(!rest.windows(8).any(|window| window == magic), "an injected option was answered: {rest:?}");
     }
+    // Nor is it answered within the session, once that is up.
+    let (injected, ended) = behind_somebody_in_the_middle(&guarded)?;
+    ensure!(
+        !injected || ended.status.success(),
+        "an option injected behind STARTTLS was heard in the session: {}",
+        ended.stderr
+    );
     // Others come and go as before.
     let bob = guarded.authority.client("bob")?;
     run("nbdinfo", &["--size", &guarded.uri("ledger", &bob)]).map(drop)
+}
+
+/// A real client whose connection leads through somebody who puts an option of their own behind its STARTTLS. Tells
+/// whether the server agreed to TLS all the same, and how the client fared.
+fn behind_somebody_in_the_middle(guarded: &Guarded) -> Result<(bool, Finished)> {
+    let middle = TcpListener::bind("127.0.0.1:0")?;
+    let bob = guarded.authority.client("bob")?;
+    let port = middle.local_addr()?.port();
+    let uri = format!("nbds://localhost:{port}/ledger?tls-certificates={}", bob.display());
+    let server = guarded.endpoint().connect()?;
+    let injecting = std::thread::spawn(move || inject(&middle, server));
+    let ended = finish_within(Command::new("nbdinfo").args(["--size", &uri]), Duration::from_secs(20))?;
+    // Should the client never have come, nobody is to wait for it.
+    TcpStream::connect(("127.0.0.1", port)).ok();
+    let injected = injecting.join().map_err(|_| anyhow!("the thread in the middle panicked"))??;
+    Ok((injected, ended))
+}
+
+/// Passes a handshake on up to STARTTLS, adds LIST, and passes on everything after; whether STARTTLS was acknowledged.
+fn inject(middle: &TcpListener, mut server: Stream) -> Result<bool> {
+    let (mut client, _) = middle.accept()?;
+    let mut greeting = [0; 18];
+    server.read_exact(&mut greeting)?;
+    client.write_all(&greeting)?;
+    let mut flags_and_option = [0; 20];
+    client.read_exact(&mut flags_and_option)?;
+    let mut bytes = flags_and_option.to_vec();
+    bytes.extend(option_bytes(option::LIST, &[]));
+    server.write_all(&bytes)?;
+    let mut reply = [0; 20];
+    if server.read_exact(&mut reply).is_err() || reply[12..16] != answer::ACK.to_be_bytes() {
+        return Ok(false);
+    }
+    client.write_all(&reply)?;
+    let (mut upstream, mut sender) = (server.duplicate()?, client.try_clone()?);
+    let up = std::thread::spawn(move || std::io::copy(&mut sender, &mut upstream));
+    std::io::copy(&mut server, &mut client).ok();
+    client.shutdown(Shutdown::Both).ok();
+    // How the passing on ended says nothing: both ends are gone.
+    up.join().ok();
+    Ok(true)
 }

@@ -9,7 +9,7 @@ use super::Breach;
 use crate::tree;
 
 /// Tasks that pages may name; kept beside the list in `main.rs` by the test below.
-const TASKS: &[&str] = &["test", "tidy", "sim", "fuzz", "bench"];
+const TASKS: &[&str] = &["test", "tidy", "sim", "fuzz", "mutants", "bench"];
 
 /// Checks every page of the checkout.
 pub(super) fn check() -> Result<Vec<Breach>> {

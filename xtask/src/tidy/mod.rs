@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::mutants::list;
 use crate::process::{Tally, cargo, passes};
 use crate::tree;
 
@@ -37,7 +38,8 @@ type Rule = fn() -> Result<Vec<Breach>>;
 /// Runs every rule, then rustfmt and clippy; true when nothing is amiss.
 pub(crate) fn run() -> Result<bool> {
     let mut total = Tally::default();
-    let rules: [(&str, Rule); 3] = [("layers", layers::check), ("sources", sources::check), ("docs", docs::check)];
+    let rules: [(&str, Rule); 4] =
+        [("layers", layers::check), ("sources", sources::check), ("docs", docs::check), ("mutants", mutants)];
     for (name, rule) in rules {
         let breaches = rule()?;
         for breach in &breaches {
@@ -53,6 +55,13 @@ pub(crate) fn run() -> Result<bool> {
     total.add(Tally::one(passes(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?));
     println!("{} passed, {} failed", total.passed, total.failed);
     Ok(total.clean())
+}
+
+/// The list of mutants must fit the sources it changes, and every end-to-end test must be in it.
+fn mutants() -> Result<Vec<Breach>> {
+    let file = tree::root().join(list::FILE);
+    let faults = list::faults(&list::read()?, &tree::root())?;
+    Ok(faults.into_iter().map(|fault| Breach::of_file(&file, fault)).collect())
 }
 
 /// Every file of ours with one of these endings, wherever it lies in the checkout.

@@ -7,7 +7,7 @@ use crate::engine::catalog::{Catalog, CatalogEntry};
 use crate::engine::data::DataMessage;
 use crate::engine::disks;
 use crate::engine::mailbox::Mailbox;
-use controller::{AlertChange, ApiId, Config, Controller, Effect, Event, Scan, Survivors};
+use controller::{AlertChange, ApiId, Config, Controller, Effect, Event, Survivors};
 use model::Time;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -182,8 +182,8 @@ impl ControlThread {
                 self.threads[index as usize].post(DataMessage::ToNode(command));
             }
             Effect::Commit { id, batch } => self.batches.push((id, batch)),
-            Effect::Scan { id, range, limit } => {
-                let result = scan(&*self.store, &range, limit);
+            Effect::Scan { id, ranges } => {
+                let result = controller::perform_scan(&*self.store, &ranges);
                 self.step(Event::Scanned { id, result });
             }
             Effect::Reply(id, answer) => {
@@ -301,17 +301,4 @@ impl ControlThread {
             thread.post(DataMessage::CatalogChanged);
         }
     }
-}
-
-fn scan(store: &dyn MetaStore, range: &store::KeyRange, limit: usize) -> Result<Scan, StoreError> {
-    let mut found = Scan::default();
-    store.scan(range, &mut |key, value| {
-        if found.pairs.len() == limit {
-            found.more = true;
-            return std::ops::ControlFlow::Break(());
-        }
-        found.pairs.push((key.to_vec(), value.to_vec()));
-        std::ops::ControlFlow::Continue(())
-    })?;
-    Ok(found)
 }

@@ -5,14 +5,15 @@
 use agent::{Agent, AgentConfig, Effect, Event, HostId, HostVolume, IoId, IoKind, IoRequest, IoResult, ReadSegment};
 use mapping::TablePage;
 use model::{
-    BranchId, BufferPool, ChunkletAddress, ClusterId, DiskId, Epoch, Generation, IoBuffer, IoError, LogicalDiskId,
-    LogicalDiskLayout, PageIndex, PoolId, RaidLevel, RegionSize, Term, Time, UNIT_BYTES, UnitIndex, UnitRun, VolumeId,
+    BLOCK_BYTES, BlockRange, BranchId, BufferPool, ChunkletAddress, ClusterId, DiskId, EntryRun, Epoch, Generation,
+    IoBuffer, IoError, LogicalDiskId, LogicalDiskLayout, MapEntry, PageIndex, Place, PoolId, RaidLevel, RegionSize,
+    Term, Time, UNIT_BYTES, UnitIndex, UnitRun, VolumeId,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use wire::{
     AgentMessage, AttachError, Attachment, CommandId, CommitError, ControllerMessage, Credentials, DiskOperation,
-    GrantError, NodeReply, NodeRequest, Order,
+    GrantError, NodeReply, NodeRequest, Order, OrderOutcome, SnapshotPage,
 };
 
 pub const FOREIGN: u8 = 0xee;
@@ -44,7 +45,18 @@ pub struct Cluster {
     pub grant_units_max: u32,
     pub fail_commits: u32,
     pub fail_flushes: u32,
+    pub fail_reads: u32,
+    pub fail_writes: u32,
     pub detached: bool,
+    pub generation: Generation,
+    pub frozen_through: Generation,
+    /// Oldest first.
+    pub snapshots: Vec<Snapshot>,
+    /// When each mapped unit was allocated, by the entries that name it.
+    born: BTreeMap<u32, Generation>,
+    /// What the disk's volatile cache would lose: where, and what was there before.
+    unflushed: Vec<(usize, Vec<u8>)>,
+    next_command: u64,
     epoch: Epoch,
     layout: Arc<LogicalDiskLayout>,
     next_io: u64,
@@ -52,6 +64,14 @@ pub struct Cluster {
     random: u64,
     pub slot: Option<HostVolume>,
     pub evicted: Vec<HostId>,
+}
+
+/// What a snapshot sees.
+pub struct Snapshot {
+    pub id: VolumeId,
+    pub generation: Generation,
+    pub size_bytes: u64,
+    pub pages: BTreeMap<PageIndex, TablePage>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -91,7 +111,15 @@ impl Cluster {
             grant_units_max: u32::MAX,
             fail_commits: 0,
             fail_flushes: 0,
+            fail_reads: 0,
+            fail_writes: 0,
             detached: false,
+            generation: Generation(1),
+            frozen_through: Generation(0),
+            snapshots: Vec::new(),
+            born: BTreeMap::new(),
+            unflushed: Vec::new(),
+            next_command: 1000,
             epoch: Epoch(1),
             layout: Arc::new(layout),
             next_io: 0,
@@ -110,8 +138,16 @@ impl Cluster {
         assert!(self.slot.is_some(), "the volume was attached");
     }
 
-    /// The agent dies and another takes over, from what is durable.
+    /// The agent dies, the disk loses power, and another agent takes over, from what is durable.
     pub fn restart_agent(&mut self) {
+        for (at, before) in std::mem::take(&mut self.unflushed).into_iter().rev() {
+            self.media[at..at + before.len()].copy_from_slice(&before);
+        }
+        self.replace_agent();
+    }
+
+    /// The agent dies, and another takes over; the disk keeps what is in its cache.
+    pub fn replace_agent(&mut self) {
         self.agent = Agent::new(AgentConfig::default());
         self.to_node.clear();
         self.to_controller.clear();
@@ -124,6 +160,17 @@ impl Cluster {
             }
         }
         self.attach();
+    }
+
+    /// The same with everything durable.
+    pub fn restart_agent_after_flush(&mut self) {
+        assert_eq!(self.run(IoKind::Flush), Outcome::Done);
+        self.restart_agent();
+    }
+
+    /// Has the agent ask for every region it needs: the pool gives little at a time, so that it takes space for short.
+    pub fn agent_grants_scarce(&mut self) {
+        self.grant_units_max = self.region_size.units();
     }
 
     pub fn random(&mut self, below: usize) -> usize {
@@ -214,23 +261,35 @@ impl Cluster {
         match request.operation {
             DiskOperation::Read { offset, length, mut buffer } => {
                 self.reads += 1;
+                if self.fail_reads > 0 {
+                    self.fail_reads -= 1;
+                    result = Err(IoError::Device);
+                }
                 let range = offset as usize..offset as usize + length as usize;
                 buffer.bytes_mut()[..length as usize].copy_from_slice(&self.media[range]);
                 returned = Some(buffer);
             }
             DiskOperation::Write { offset, start, length, buffer } => {
                 self.writes += 1;
+                if self.fail_writes > 0 {
+                    self.fail_writes -= 1;
+                    result = Err(IoError::Device);
+                }
                 let data = &buffer.bytes()[start as usize..(start + length) as usize];
                 for unit in offset / UNIT_BYTES..(offset + u64::from(length)).div_ceil(UNIT_BYTES) {
                     assert_ne!(self.units[unit as usize], Owner::Free, "a write to unit {unit}, which is free");
                 }
-                self.media[offset as usize..offset as usize + length as usize].copy_from_slice(data);
+                let range = offset as usize..offset as usize + length as usize;
+                self.unflushed.push((offset as usize, self.media[range.clone()].to_vec()));
+                self.media[range].copy_from_slice(data);
             }
             DiskOperation::Flush => {
                 self.flushes += 1;
                 if self.fail_flushes > 0 {
                     self.fail_flushes -= 1;
                     result = Err(IoError::Device);
+                } else {
+                    self.unflushed.clear();
                 }
             }
             DiskOperation::Discard { .. } => {}
@@ -248,10 +307,11 @@ impl Cluster {
                     credentials: Credentials { cluster: ClusterId(1), term: Term(1), epoch: self.epoch },
                     size_bytes: self.size_bytes,
                     region_size: self.region_size,
-                    generation: Generation(1),
-                    frozen_through: Generation(0),
+                    generation: self.generation,
+                    frozen_through: self.frozen_through,
                     read_only: false,
                     layouts: vec![Arc::clone(&self.layout)],
+                    written: vec![self.layout.id],
                 }),
             },
             AgentMessage::Detach { epoch } => {
@@ -263,6 +323,15 @@ impl Cluster {
                 let next = self.pages.range(PageIndex(page.0 + 1)..).next();
                 let absent_until = next.map_or(PageIndex(u32::MAX), |(page, _)| *page);
                 ControllerMessage::Page { request, epoch, page, runs, absent_until }
+            }
+            AgentMessage::FetchSnapshotPage { request, epoch, snapshot, page } => {
+                let found = self.snapshots.iter().find(|found| found.id == snapshot).map(|found| SnapshotPage {
+                    generation: found.generation,
+                    is_ancestor: true,
+                    size_bytes: found.size_bytes,
+                    runs: found.pages.get(&page).map(|page| page.runs().collect()).unwrap_or_default(),
+                });
+                ControllerMessage::SnapshotPage { request, epoch, page, found }
             }
             AgentMessage::RequestGrant { request, epoch, regions, .. } => {
                 ControllerMessage::Granted { request, epoch, result: self.grant(regions) }
@@ -318,36 +387,126 @@ impl Cluster {
             let page = self.pages.entry(delta.page).or_insert_with(|| TablePage::new(self.region_size));
             delta.runs.iter().for_each(|run| page.set_run(run));
         }
-        for run in commit.drops.iter().map(|drop| &drop.run) {
-            for unit in run.start.0..run.end() {
+        for (_, place, born) in commit.pages.iter().flat_map(|delta| places(&delta.runs, self.region_size)) {
+            for unit in place.start.0..place.end() {
+                let known = *self.born.entry(unit).or_insert(born);
+                assert_eq!(known, born, "unit {unit} keeps the generation it was allocated in");
+            }
+        }
+        for drop in &commit.drops {
+            for unit in drop.run.start.0..drop.run.end() {
                 assert_ne!(self.units[unit as usize], Owner::Free, "unit {unit} is freed twice");
-                self.units[unit as usize] = Owner::Free;
+                if let Some(born) = self.born.get(&unit) {
+                    assert_eq!(*born, drop.born, "unit {unit} is dropped with its birth");
+                }
+                if drop.born > self.frozen_through {
+                    self.units[unit as usize] = Owner::Free;
+                    self.born.remove(&unit);
+                }
             }
         }
         self.audit();
         Ok(())
     }
 
-    /// Every mapped unit is named by exactly one entry of the durable table.
+    /// Every mapped unit is named by exactly one entry of the live table, or by snapshots.
     pub fn audit(&self) {
         let mut named = BTreeSet::new();
-        for page in self.pages.values() {
-            for run in page.runs() {
-                for index in 0..u32::from(run.count) {
-                    let model::MapEntry::Layers(layers) = &run.entry else { continue };
-                    for layer in layers {
-                        let model::Place::Region(place) = layer.place else { continue };
-                        let units = place.offset_by(index, self.region_size).units(self.region_size);
-                        for unit in units.start.0..units.end() {
-                            assert!(named.insert(unit), "NO_REGION_OWNED_TWICE: unit {unit} is mapped twice");
-                            assert_eq!(self.units[unit as usize], Owner::Mapped, "unit {unit}");
+        for (_, units, _) in self.pages.values().flat_map(|page| places_of(page, self.region_size)) {
+            for unit in units.start.0..units.end() {
+                assert!(named.insert(unit), "NO_REGION_OWNED_TWICE: unit {unit} is mapped twice");
+            }
+        }
+        for (_, units, _) in self
+            .snapshots
+            .iter()
+            .flat_map(|snapshot| snapshot.pages.values())
+            .flat_map(|page| places_of(page, self.region_size))
+        {
+            named.extend(units.start.0..units.end());
+        }
+        for unit in &named {
+            assert_eq!(self.units[*unit as usize], Owner::Mapped, "unit {unit}");
+        }
+        let mapped = self.units.iter().filter(|owner| **owner == Owner::Mapped).count();
+        assert_eq!(mapped, named.len(), "a unit leaked");
+    }
+
+    /// An order of its own; the outcome must have come when everything under way has ended.
+    pub fn obeyed(&mut self, order: Order) -> OrderOutcome {
+        let command = self.next_command;
+        self.next_command += 1;
+        self.order(command, order);
+        self.settle();
+        let done = self.orders_done.iter().find(|(done, _)| *done == CommandId(command));
+        done.expect("FAULT_ALWAYS_ENDS: an order was never done").1
+    }
+
+    /// What is durable of a frozen volume becomes a snapshot.
+    pub fn record_snapshot(&mut self) {
+        self.snapshots.push(Snapshot {
+            id: VolumeId(100 + self.generation.0),
+            generation: self.generation,
+            size_bytes: self.size_bytes,
+            pages: self.pages.clone(),
+        });
+        self.frozen_through = self.generation;
+        self.generation = self.generation.next();
+    }
+
+    pub fn thaw(&mut self) -> OrderOutcome {
+        self.obeyed(Order::Thaw { generation: self.generation, frozen_through: self.frozen_through })
+    }
+
+    /// Freezes, records and thaws.
+    pub fn snapshot(&mut self) {
+        assert_eq!(self.obeyed(Order::Freeze), OrderOutcome::Done);
+        self.record_snapshot();
+        assert_eq!(self.thaw(), OrderOutcome::Done);
+    }
+
+    /// Deletes the newest snapshot: what nobody else sees is free.
+    pub fn delete_newest_snapshot(&mut self) {
+        self.snapshots.pop();
+        self.frozen_through = self.snapshots.last().map_or(Generation(0), |snapshot| snapshot.generation);
+        let pages = self.pages.values().chain(self.snapshots.iter().flat_map(|snapshot| snapshot.pages.values()));
+        let held: BTreeSet<u32> = pages
+            .flat_map(|page| places_of(page, self.region_size))
+            .flat_map(|(_, run, _)| run.start.0..run.end())
+            .collect();
+        for (unit, owner) in self.units.iter_mut().enumerate() {
+            if *owner == Owner::Mapped && !held.contains(&(unit as u32)) {
+                *owner = Owner::Free;
+                self.born.remove(&(unit as u32));
+            }
+        }
+        assert_eq!(self.obeyed(Order::SetFrozen { frozen_through: self.frozen_through }), OrderOutcome::Done);
+    }
+
+    /// The bytes a snapshot sees.
+    pub fn read_snapshot(&self, snapshot: usize) -> Vec<u8> {
+        let snapshot = &self.snapshots[snapshot];
+        let mut data = vec![0; snapshot.size_bytes as usize];
+        let size = self.region_size;
+        for (page, table) in &snapshot.pages {
+            for (slot, _, _) in places_of(table, size) {
+                let base = (page.region(slot).0 << size.log2()) as usize;
+                for step in mapping::resolve_read(table.entry(slot), size, BlockRange::new(0, size.blocks())) {
+                    let Place::Region(place) = step.place else { continue };
+                    for block in step.blocks.start..step.blocks.end {
+                        let within = block as usize * BLOCK_BYTES as usize;
+                        let from = place.unit.byte_offset() as usize + within;
+                        let to = base + within;
+                        if to >= data.len() {
+                            break;
                         }
+                        let length = (data.len() - to).min(BLOCK_BYTES as usize);
+                        data[to..to + length].copy_from_slice(&self.media[from..from + length]);
                     }
                 }
             }
         }
-        let mapped = self.units.iter().filter(|owner| **owner == Owner::Mapped).count();
-        assert_eq!(mapped, named.len(), "a unit leaked");
+        data
     }
 
     pub fn mapped_units(&self) -> usize {
@@ -394,4 +553,25 @@ pub fn write(offset: u64, data: &[u8], fua: bool) -> IoKind {
     buffer.bytes_mut().fill(FOREIGN);
     buffer.bytes_mut()[..data.len()].copy_from_slice(data);
     IoKind::Write { offset, length: data.len() as u32, data: buffer, fua }
+}
+
+/// The slot, units and birth of every layer with storage.
+fn places_of(page: &TablePage, size: RegionSize) -> Vec<(u16, UnitRun, Generation)> {
+    places(&page.runs().collect::<Vec<_>>(), size)
+}
+
+fn places(runs: &[EntryRun], size: RegionSize) -> Vec<(u16, UnitRun, Generation)> {
+    let mut found = Vec::new();
+    for run in runs {
+        let MapEntry::Layers(layers) = &run.entry else { continue };
+        for index in 0..run.count {
+            for layer in layers {
+                if let Place::Region(place) = layer.place {
+                    let units = place.offset_by(u32::from(index), size).units(size);
+                    found.push((run.first + index, units, layer.born));
+                }
+            }
+        }
+    }
+    found
 }

@@ -2,18 +2,21 @@
 //!
 //! Owners are counted into bitmaps first; only when something is wrong are the tables read again to say whose it is.
 
+use super::owners::{BranchAudit, Counted, Seen};
 use super::units::UnitMap;
-use super::{Shape, for_each_page};
+use crate::jobs::places_of;
 use api::{AuditFinding, AuditReport, FindingKind};
 use model::{
-    BranchId, DiskId, Epoch, LogicalDiskId, LogicalDiskLayout, PageIndex, UNIT_BYTES, UnitIndex, UnitRun, VolumeId,
+    BranchId, DiskId, Epoch, Generation, LogicalDiskId, LogicalDiskLayout, PageIndex, UNIT_BYTES, UnitIndex, UnitRun,
+    VolumeId,
 };
 use pool::{ChunkletMap, Page, UNITS_PER_PAGE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use store::keys::Tag;
 use store::records::{
-    BranchRecord, DiskRecord, GrantRecord, JobRecord, Record, SessionRecord, VolumeProgress, VolumeRecord,
+    BranchRecord, DiskRecord, GrantRecord, JobRecord, Record, SessionRecord, SnapshotRecord, UnitCount, VolumeProgress,
+    VolumeRecord,
 };
 use store::{Key, KeyRange, StoreError, StoreView, codec, table};
 
@@ -50,6 +53,9 @@ struct Audit {
     names: BTreeMap<Vec<u8>, VolumeId>,
     branches: BTreeMap<BranchId, BranchRecord>,
     progress: BTreeMap<VolumeId, VolumeProgress>,
+    snapshots: BTreeMap<VolumeId, SnapshotRecord>,
+    usage: BTreeMap<BranchId, BTreeMap<(Generation, Generation), u64>>,
+    purges: BTreeMap<BranchId, (Generation, PageIndex)>,
     sessions: BTreeMap<Epoch, SessionRecord>,
     grants: Vec<(Epoch, UnitRun)>,
     shrinking: BTreeSet<VolumeId>,
@@ -84,6 +90,8 @@ impl Audit {
             Tag::VolumeName,
             Tag::Branch,
             Tag::VolumeProgress,
+            Tag::Snapshot,
+            Tag::Usage,
             Tag::Session,
             Tag::Grant,
             Tag::Job,
@@ -122,18 +130,17 @@ impl Audit {
                 let GrantRecord { count } = GrantRecord::decode(value)?;
                 self.grants.push((epoch, UnitRun { logical_disk, start, count }));
             }
-            Key::Job(_) => {
-                if let JobRecord::Shrink { volume, .. } = JobRecord::decode(value)? {
-                    self.shrinking.insert(volume);
-                }
+            Key::Job(_) => match JobRecord::decode(value)? {
+                JobRecord::Shrink { volume, .. } => drop(self.shrinking.insert(volume)),
+                JobRecord::Purge { branch, view, next_page } => drop(self.purges.insert(branch, (view, next_page))),
+                JobRecord::Delete { .. } | JobRecord::Flatten { .. } => {}
+            },
+            Key::Snapshot(id) => drop(self.snapshots.insert(id, SnapshotRecord::decode(value)?)),
+            Key::Usage(branch, holder, bucket) => {
+                let UnitCount(units) = UnitCount::decode(value)?;
+                self.usage.entry(branch).or_default().insert((holder, bucket), units);
             }
-            Key::Meta
-            | Key::Counters
-            | Key::Pool(_)
-            | Key::Snapshot(_)
-            | Key::Usage(..)
-            | Key::Schedule(_)
-            | Key::Table(..) => {}
+            Key::Meta | Key::Counters | Key::Pool(_) | Key::Schedule(_) | Key::Table(..) => {}
         }
         Ok(())
     }
@@ -194,52 +201,71 @@ impl Audit {
         }
     }
 
-    fn shape_of(&self, branch: BranchId) -> Option<Shape> {
-        let record = self.branches.get(&branch)?;
-        let region_size = self.volumes.get(&record.volume)?.region_size;
-        Some(Shape { generation: record.generation, region_size })
-    }
-
-    fn volume_of(&self, branch: BranchId) -> Option<(VolumeId, &VolumeRecord)> {
-        let id = self.branches.get(&branch)?.volume;
-        Some((id, self.volumes.get(&id)?))
-    }
-
+    /// Counts, branch by branch, what its views hold. A clone comes after what it is a clone of.
     fn count_maps(&mut self, view: &(impl StoreView + ?Sized)) -> Result<(), StoreError> {
-        let shapes: BTreeMap<BranchId, Shape> =
-            self.branches.keys().filter_map(|branch| Some((*branch, self.shape_of(*branch)?))).collect();
-        let shape_of = |branch: BranchId| shapes.get(&branch).copied();
-        for_each_page(view, &KeyRange::tag(Tag::Table), shape_of, |branch, page, runs| match runs {
-            Ok(runs) => self.count_page(branch, page, &runs),
-            Err(error) => {
-                self.problem(FindingKind::Unreadable, None, format!("page {} of {branch}: {error}", page.0));
+        let mut counted: BTreeMap<BranchId, Counted> = BTreeMap::new();
+        let ids: Vec<BranchId> = self.branches.keys().copied().collect();
+        for id in ids {
+            let record = self.branches[&id].clone();
+            let Some(volume) = self.volumes.get(&record.volume) else {
+                self.problem(FindingKind::Unreadable, None, format!("{id} is no volume's"));
+                continue;
+            };
+            let (name, size) = (volume.name.clone(), volume.region_size);
+            let is_live = volume.branch == id && !volume.deleting && !self.shrinking.contains(&record.volume);
+            let regions = is_live.then(|| size.regions_in(volume.size_bytes));
+            let inherited = record
+                .origin
+                .map_or(0, |(origin, at)| counted.get(&origin).map_or(0, |counted| counted.referenced(at)));
+            let of_branch = self.snapshots.values().filter(|snapshot| snapshot.branch == id);
+            let snapshots = of_branch.map(|snapshot| snapshot.generation).collect();
+            let purge = self.purges.get(&id).copied();
+            let branch = BranchAudit::new(view, id, &record, size, snapshots, purge)?;
+            let found = branch.count(view, regions, &mut |seen| match seen {
+                Seen::Own(run) => self.count_place(record.volume, &name, run),
+                Seen::Wrong(kind, run, what) => self.problem(kind, run, format!("volume {name:?}: {what}")),
+            })?;
+            let found = branch.finish(found, inherited);
+            let stored = branch.normal(&self.usage.get(&id).cloned().unwrap_or_default());
+            if stored != branch.normal(&found.usage) {
+                let message = format!(
+                    "volume {name:?}: the views of {id} hold {:?}, and the records say {stored:?} (holder, bucket: units)",
+                    branch.normal(&found.usage)
+                );
+                self.problem(FindingKind::Count, None, message);
             }
-        })
+            counted.insert(id, found);
+        }
+        self.find_strays(view)
     }
 
-    fn count_page(&mut self, branch: BranchId, page: PageIndex, runs: &[model::EntryRun]) {
-        let Some((id, record)) = self.volume_of(branch) else { return };
-        let (size, name) = (record.region_size, record.name.clone());
-        let regions = size.regions_in(record.size_bytes);
-        let may_be_longer = record.deleting || self.shrinking.contains(&id);
-        for run in runs {
-            let end = page.region(run.first).0 + u64::from(run.count);
-            for units in table::units_of(run, size) {
-                if end > regions && !may_be_longer {
-                    let message = format!("mapped by volume {name:?} beyond its end, in page {}", page.0);
-                    self.problem(FindingKind::OutOfRange, Some(units), message);
-                }
-                if !self.is_within(units) {
-                    let message = format!("mapped by volume {name:?} in page {}, beyond its logical disk", page.0);
-                    self.problem(FindingKind::OutOfRange, Some(units), message);
-                    continue;
-                }
-                self.report.mapped_units += u64::from(units.count);
-                *self.counted.entry(id).or_default() += u64::from(units.count);
-                for double in self.mapped.add(units) {
-                    self.problem(FindingKind::Double, Some(double), format!("mapped by volume {name:?} and once more"));
-                }
+    /// Tables of branches that do not exist.
+    fn find_strays(&mut self, view: &(impl StoreView + ?Sized)) -> Result<(), StoreError> {
+        let mut strays = BTreeSet::new();
+        view.scan(&KeyRange::tag(Tag::Table), &mut |key, _| {
+            match Key::decode(key) {
+                Some(Key::Table(branch, ..)) if self.branches.contains_key(&branch) => {}
+                Some(Key::Table(branch, ..)) => drop(strays.insert(Some(branch))),
+                _ => drop(strays.insert(None)),
             }
+            ControlFlow::Continue(())
+        })?;
+        for stray in strays {
+            let what = stray.map_or("a key of a table cannot be read".into(), |id| format!("{id} is no volume's"));
+            self.problem(FindingKind::Unreadable, None, what);
+        }
+        Ok(())
+    }
+
+    fn count_place(&mut self, id: VolumeId, name: &str, units: UnitRun) {
+        if !self.is_within(units) {
+            let message = format!("mapped by volume {name:?}, beyond its logical disk");
+            return self.problem(FindingKind::OutOfRange, Some(units), message);
+        }
+        self.report.mapped_units += u64::from(units.count);
+        *self.counted.entry(id).or_default() += u64::from(units.count);
+        for double in self.mapped.add(units) {
+            self.problem(FindingKind::Double, Some(double), format!("mapped by volume {name:?} and once more"));
         }
     }
 
@@ -302,29 +328,30 @@ impl Audit {
         if wanted.is_empty() {
             return Ok(());
         }
-        let mut owners: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-        for_each_page(
-            view,
-            &KeyRange::tag(Tag::Table),
-            |branch| self.shape_of(branch),
-            |branch, page, runs| {
-                let Some((_, record)) = self.volume_of(branch) else { return };
-                for run in runs.iter().flatten() {
-                    for units in table::units_of(run, record.region_size) {
-                        let touches = |wanted: UnitRun| {
-                            let same = units.logical_disk == wanted.logical_disk;
-                            same && units.start.0 < wanted.end() && wanted.start.0 < units.end()
-                        };
-                        for (index, _) in wanted.iter().filter(|(_, wanted)| touches(*wanted)) {
-                            let owner = format!("{:?} page {} slot {}", record.name, page.0, run.first);
-                            owners.entry(*index).or_default().push(owner);
-                        }
-                    }
+        let mut owners: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        view.scan(&KeyRange::tag(Tag::Table), &mut |key, value| {
+            let Some(Key::Table(branch, page, ..)) = Key::decode(key) else { return ControlFlow::Continue(()) };
+            let record = self.branches.get(&branch).and_then(|branch| self.volumes.get(&branch.volume));
+            let (Some(record), Ok((_, runs))) = (record, table::decode(value)) else {
+                return ControlFlow::Continue(());
+            };
+            for (slot, (_, units)) in
+                runs.iter().flat_map(|run| places_of(run, record.region_size).map(|place| (run.first, place)))
+            {
+                let touches = |wanted: UnitRun| {
+                    let same = units.logical_disk == wanted.logical_disk;
+                    same && units.start.0 < wanted.end() && wanted.start.0 < units.end()
+                };
+                for (index, _) in wanted.iter().filter(|(_, wanted)| touches(*wanted)) {
+                    let owner = format!("{:?} page {} slot {slot}", record.name, page.0);
+                    owners.entry(*index).or_default().insert(owner);
                 }
-            },
-        )?;
+            }
+            ControlFlow::Continue(())
+        })?;
         for (index, owners) in owners {
             let message = &mut self.problems[index].message;
+            let owners: Vec<String> = owners.into_iter().collect();
             message.push_str(&format!(" (mapped by {})", owners.join(", ")));
         }
         Ok(())

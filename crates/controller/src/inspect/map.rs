@@ -1,6 +1,7 @@
 //! A volume's map for people: who sits where, and how scattered it is (A4, A9).
 
-use super::{Shape, for_each_page, store_error};
+use super::store_error;
+use super::view::StoredView;
 use api::{Extent, ExtentState, PhysicalRun, VolumeMap, VolumeMapQuery};
 use model::{
     BLOCK_BYTES, DiskId, DiskRegion, EntryRun, LogicalDiskId, LogicalDiskLayout, MapEntry, PageIndex, Place,
@@ -9,8 +10,8 @@ use model::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use store::keys::Tag;
-use store::records::{BranchRecord, Record, VolumeRecord};
-use store::{Key, KeyRange, StoreError, StoreView};
+use store::records::Record;
+use store::{KeyRange, StoreError, StoreView};
 
 /// How many pieces of an extent are looked at for the disks it lies on.
 const PIECES_MAX: usize = 64;
@@ -25,28 +26,13 @@ pub fn volume_map(
     query: VolumeMapQuery,
 ) -> Result<VolumeMap, api::Error> {
     let failed = |error: StoreError| store_error(&error);
-    let get = |key: Key<'_>| view.get(&key.encode()).map_err(failed);
-    let gone = || api::Error::not_found("the volume was deleted meanwhile");
-    let record = VolumeRecord::decode(&get(Key::Volume(volume))?.ok_or_else(gone)?).map_err(failed)?;
-    let branch = BranchRecord::decode(&get(Key::Branch(record.branch))?.ok_or_else(gone)?).map_err(failed)?;
+    let stored = StoredView::load(view, volume)?;
     let layouts = load_layouts(view).map_err(failed)?;
-    let shape = Shape { generation: branch.generation, region_size: record.region_size };
-    let mut builder = Builder::new(&record, query, &layouts);
-    let mut unreadable = None;
-    for_each_page(
-        view,
-        &KeyRange::table(record.branch),
-        |_| Some(shape),
-        |_, page, runs| match runs {
-            Ok(runs) => runs.iter().for_each(|run| builder.add(page, run)),
-            Err(error) => unreadable = Some(error),
-        },
-    )
-    .map_err(failed)?;
-    match unreadable {
-        Some(error) => Err(store_error(&error)),
-        None => Ok(builder.finish()),
+    let mut builder = Builder::new(&stored, query, &layouts);
+    for page in stored.pages(view).map_err(failed)? {
+        stored.page(view, page).map_err(failed)?.iter().for_each(|run| builder.add(page, run));
     }
+    Ok(builder.finish())
 }
 
 fn load_layouts(view: &(impl StoreView + ?Sized)) -> Result<BTreeMap<LogicalDiskId, LogicalDiskLayout>, StoreError> {
@@ -109,7 +95,7 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn new(
-        record: &VolumeRecord,
+        record: &StoredView,
         query: VolumeMapQuery,
         layouts: &'a BTreeMap<LogicalDiskId, LogicalDiskLayout>,
     ) -> Self {

@@ -1,6 +1,6 @@
 //! What goes wrong: stores that fail, agents that die or lie, answers that get lost.
 
-use super::world::{AGENT, Host, OTHER, World};
+use super::world::{AGENT, Host, OTHER, World, drop_of};
 use crate::Event;
 use api::{ErrorKind, FindingKind, Request, VolumeCreate};
 use model::{EntryRun, Epoch, Generation, LogicalDiskId, MapEntry, PageIndex, UnitIndex, UnitRun};
@@ -58,17 +58,27 @@ fn commits_that_contradict_what_was_granted_change_nothing() {
         ("takes what is its own already", MapCommit { takes: vec![host.units(mine)], ..MapCommit::default() }),
         ("takes twice", MapCommit { takes: vec![granted, granted], ..MapCommit::default() }),
         ("takes nothing of nowhere", MapCommit { takes: vec![run(u32::MAX, u32::MAX)], ..MapCommit::default() }),
-        ("frees what is free", MapCommit { frees: vec![run(60_000, 4)], ..MapCommit::default() }),
-        ("frees twice", MapCommit { frees: vec![host.units(mine), host.units(mine)], ..MapCommit::default() }),
+        ("frees what is free", MapCommit { drops: vec![drop_of(run(60_000, 4))], ..MapCommit::default() }),
+        (
+            "frees twice",
+            MapCommit { drops: vec![drop_of(host.units(mine)), drop_of(host.units(mine))], ..MapCommit::default() },
+        ),
         (
             "frees nowhere",
-            MapCommit { frees: vec![UnitRun { logical_disk: LogicalDiskId(99), ..granted }], ..MapCommit::default() },
+            MapCommit {
+                drops: vec![drop_of(UnitRun { logical_disk: LogicalDiskId(99), ..granted })],
+                ..MapCommit::default()
+            },
         ),
         ("maps what it was not granted", MapCommit { pages: page(0, entry(40_000, 1)), ..MapCommit::default() }),
         ("maps what it does not take", MapCommit { pages: good.pages.clone(), ..MapCommit::default() }),
         (
             "maps what it frees",
-            MapCommit { pages: page(0, entry(mine.unit.0, 1)), frees: vec![host.units(mine)], ..MapCommit::default() },
+            MapCommit {
+                pages: page(0, entry(mine.unit.0, 1)),
+                drops: vec![drop_of(host.units(mine))],
+                ..MapCommit::default()
+            },
         ),
         ("maps beyond the volume", MapCommit { pages: page(u32::MAX, entry(mine.unit.0, 1)), ..MapCommit::default() }),
         ("maps beyond the page", MapCommit { pages: page(0, entry(mine.unit.0, 2000)), ..MapCommit::default() }),
@@ -116,7 +126,11 @@ fn a_unit_given_up_before_it_was_ever_taken_leaves_its_grant() {
     let place = host.free.pop().unwrap();
     let taken = host.free.pop().unwrap();
     let units = [host.units(place), host.units(taken)];
-    let commit = MapCommit { takes: vec![units[1]], frees: units.to_vec(), ..MapCommit::default() };
+    let commit = MapCommit {
+        takes: vec![units[1]],
+        drops: units.iter().map(|run| drop_of(*run)).collect(),
+        ..MapCommit::default()
+    };
     assert_eq!(world.commit_map(&host, commit), Ok(()));
     let after = world.pool();
     assert_eq!((before.used_bytes, before.granted_bytes - after.granted_bytes), (after.used_bytes, 2 << 16));

@@ -1,7 +1,7 @@
 //! Random histories of agents, operators, crashes and failing stores: the audit is clean at every step, and every volume
 //! maps exactly what was committed.
 
-use super::world::{AGENT, Host, MIB, OTHER, World};
+use super::world::{AGENT, Host, MIB, OTHER, World, drop_of};
 use crate::{Config, Event};
 use api::{Request, VolumeCreate, VolumeResize};
 use model::{DiskRegion, VolumeId};
@@ -152,7 +152,7 @@ impl History {
                 if let Some((world, host)) = self.host(*name)
                     && let Some(place) = host.free.pop()
                 {
-                    let commit = MapCommit { frees: vec![host.units(place)], ..MapCommit::default() };
+                    let commit = MapCommit { drops: vec![drop_of(host.units(place))], ..MapCommit::default() };
                     if world.commit_map(host, commit).is_err() {
                         host.free.push(place);
                     }
@@ -262,7 +262,7 @@ impl History {
         }
         let trimmed = host.trim_commit(&[trim]);
         let (mut commit, placed) = host.map_commit(&[map]);
-        commit.frees = trimmed.frees;
+        commit.drops = trimmed.drops;
         for delta in trimmed.pages {
             match commit.pages.iter_mut().find(|page| page.page == delta.page) {
                 Some(page) => {
@@ -308,7 +308,7 @@ impl History {
     fn delete(&mut self, name: u8) {
         let Some(known) = self.volumes.get_mut(&name).filter(|known| known.host.is_none()) else { return };
         let id = known.id;
-        let result = self.world.ask(Request::VolumeDelete { name: format!("v{name}"), force: false });
+        let result = self.world.ask(Request::VolumeDelete { name: format!("v{name}"), force: false, snapshots: false });
         if result.is_ok() {
             self.volumes.remove(&name);
             let request = self.world.request_attach(AGENT, id);

@@ -17,6 +17,7 @@ fn a_volume_is_created_attached_mapped_and_found_again_after_a_crash() {
     assert_eq!(world.pool().used_bytes, 0, "D1: a petabyte uses no space");
     assert_eq!(world.controller.exports()[0].name, "demo");
     let mut host = world.attach(AGENT, volume);
+    assert!(host.attachment.written.is_empty(), "nothing of it can lie in a disk's cache");
     assert_eq!(world.grant(&mut host, 16, 4), Ok(16));
     world.map(&mut host, &[0, 1, 5, 5000]).unwrap();
     assert_eq!(world.pool().used_bytes, (4 * 64) << 10);
@@ -31,6 +32,8 @@ fn a_volume_is_created_attached_mapped_and_found_again_after_a_crash() {
         "3: what was granted and not mapped is free"
     );
     let host = world.attach(OTHER, volume);
+    let disks: Vec<_> = host.attachment.layouts.iter().map(|layout| layout.id).collect();
+    assert_eq!(host.attachment.written, disks, "what a former session wrote may, and nowhere else");
     let (page, until) = world.fetch(&host, 0);
     assert_eq!(page, map.range(..1024).map(|(region, place)| (*region, *place)).collect());
     assert_eq!(until, 4, "the pages in between are absent");
@@ -89,7 +92,7 @@ fn a_pool_goes_only_when_its_volumes_are_gone() {
     world.grant(&mut host, 4, 4).unwrap();
     world.map(&mut host, &[1, 2]).unwrap();
     world.detach(host);
-    world.ask(Request::VolumeDelete { name: "a".into(), force: false }).unwrap();
+    world.ask(Request::VolumeDelete { name: "a".into(), force: false, snapshots: false }).unwrap();
     world.ask(delete()).unwrap();
     assert!(world.store.len() <= 2, "only the cluster and its counters are left");
     world.crash();
@@ -123,7 +126,7 @@ fn deleting_frees_the_name_at_once_and_all_the_space_in_the_end() {
     }
     world.detach(host);
     assert!(world.pool().used_bytes > 0);
-    let id = world.ask_later(Request::VolumeDelete { name: "a".into(), force: false });
+    let id = world.ask_later(Request::VolumeDelete { name: "a".into(), force: false, snapshots: false });
     // The first events, without the job: then the process dies.
     world.settle();
     assert_eq!(world.replies.remove(&id), Some(Ok(Response::Done)));
@@ -149,13 +152,13 @@ fn deleting_an_attached_volume_asks_its_agent_first() {
     let mut world = World::with_pool(64);
     let volume = world.create("a", MIB);
     let host = world.attach(AGENT, volume);
-    let id = world.ask_later(Request::VolumeDelete { name: "a".into(), force: false });
+    let id = world.ask_later(Request::VolumeDelete { name: "a".into(), force: false, snapshots: false });
     world.settle();
     let (command, epoch, given) = order(&mut world, AGENT);
     assert_eq!(given, Order::Release { force: false });
     world.send(AGENT, AgentMessage::OrderDone { command, epoch, outcome: OrderOutcome::Busy { hosts: 2 } });
     assert_eq!(kind(world.replies.remove(&id).unwrap()), ErrorKind::Busy);
-    let id = world.ask_later(Request::VolumeDelete { name: "a".into(), force: true });
+    let id = world.ask_later(Request::VolumeDelete { name: "a".into(), force: true, snapshots: false });
     world.settle();
     let (command, epoch, given) = order(&mut world, AGENT);
     assert_eq!(given, Order::Release { force: true });
@@ -228,7 +231,7 @@ fn an_order_to_an_agent_that_dies_ends_too() {
     world.event(crate::Event::AgentGone(AGENT));
     assert!(world.replies.remove(&grow).unwrap().is_ok());
     let _host = world.attach(OTHER, volume);
-    let delete = world.ask_later(Request::VolumeDelete { name: "a".into(), force: false });
+    let delete = world.ask_later(Request::VolumeDelete { name: "a".into(), force: false, snapshots: false });
     world.settle();
     world.event(crate::Event::AgentGone(OTHER));
     assert!(world.replies.remove(&delete).unwrap().is_ok());

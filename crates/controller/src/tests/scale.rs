@@ -23,6 +23,13 @@ impl StoreView for NoTables {
             visitor(key, value)
         })
     }
+
+    fn scan_back(&self, range: &KeyRange, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
+        self.0.scan_back(range, &mut |key, value| {
+            assert_ne!(key[0], Tag::Table as u8, "a table page is read");
+            visitor(key, value)
+        })
+    }
 }
 
 fn pairs(world: &World, tag: Tag) -> (usize, usize) {

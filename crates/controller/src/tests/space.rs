@@ -84,7 +84,7 @@ fn a_full_pool_refuses_only_what_needs_space() {
     assert_eq!(world.pool().state, api::PoolState::Healthy);
     assert_eq!(world.grant(&mut host, 100, 1), Ok(1), "A10: what was trimmed is given out again");
     world.detach(host);
-    world.ask(Request::VolumeDelete { name: "a".into(), force: false }).unwrap();
+    world.ask(Request::VolumeDelete { name: "a".into(), force: false, snapshots: false }).unwrap();
     assert_eq!(world.pool().free_bytes, world.pool().capacity_bytes);
     world.assert_clean();
 }
@@ -184,7 +184,7 @@ fn when_the_metadata_store_is_nearly_full_only_deletes_work() {
     let create = VolumeCreate { name: "b".into(), size_bytes: MIB, ..VolumeCreate::default() };
     assert_eq!(world.ask(Request::VolumeCreate(create)).unwrap_err().kind, api::ErrorKind::OutOfSpace);
     world.detach(host);
-    world.ask(Request::VolumeDelete { name: "a".into(), force: false }).unwrap();
+    world.ask(Request::VolumeDelete { name: "a".into(), force: false, snapshots: false }).unwrap();
     assert_eq!(world.pool().used_bytes, 0);
     world.event(crate::Event::Space(Space { used_bytes: 1, available_bytes: Some(1 << 40) }));
     world.create("b", MIB);

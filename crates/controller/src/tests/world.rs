@@ -1,9 +1,7 @@
 //! A shell in a few lines: commits to a store in memory, a node that does as it is told, agents that only remember.
 
-use crate::inspect::{audit, volume_map};
-use crate::{
-    AlertChange, ApiId, BatchId, Config, Controller, DiskInspection, Effect, Event, Inspection, Scan, Survivors,
-};
+use crate::inspect::audit;
+use crate::{AlertChange, ApiId, BatchId, Config, Controller, DiskInspection, Effect, Event, Survivors};
 use api::{Request, Response, VolumeCreate};
 use model::{
     ClusterId, DiskRegion, Epoch, Generation, IoError, MapEntry, PageIndex, RegionIndex, Time, UnitIndex, UnitRun,
@@ -11,8 +9,7 @@ use model::{
 };
 use pool::Judgement;
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::ControlFlow;
-use store::{Batch, MemoryStore, MetaStore, StoreError, StoreView};
+use store::{Batch, MemoryStore, MetaStore, StoreError};
 use wire::{
     Access, AgentId, AgentMessage, Attachment, CommitError, ControllerMessage, GrantError, MapCommit, NodeId,
     NodeOrder, NodeReport, PageDelta, RequestId,
@@ -127,28 +124,13 @@ impl World {
                     self.node(node, command.command, command.order);
                 }
                 Effect::Commit { id, batch } => self.commits.push((id, batch)),
-                Effect::Scan { id, range, limit } => {
-                    let mut scan = Scan::default();
-                    self.store
-                        .scan(&range, &mut |key, value| {
-                            if scan.pairs.len() == limit {
-                                scan.more = true;
-                                return ControlFlow::Break(());
-                            }
-                            scan.pairs.push((key.to_vec(), value.to_vec()));
-                            ControlFlow::Continue(())
-                        })
-                        .unwrap();
-                    self.events.push_back(Event::Scanned { id, result: Ok(scan) });
+                Effect::Scan { id, ranges } => {
+                    let result = crate::perform_scan(&self.store, &ranges);
+                    self.events.push_back(Event::Scanned { id, result });
                 }
                 Effect::Reply(id, result) => assert!(self.replies.insert(id, result).is_none(), "answered twice"),
                 Effect::Inspect { reply_to, inspection } => {
-                    let result = match inspection {
-                        Inspection::Audit => Ok(Response::Audit(audit(&self.store).unwrap())),
-                        Inspection::VolumeMap { volume, query } => {
-                            volume_map(&self.store, volume, query).map(Response::VolumeMap)
-                        }
-                    };
+                    let result = crate::inspect::answer(&self.store, &inspection);
                     self.replies.insert(reply_to, result);
                 }
                 Effect::SetTimer(time) => self.timer = Some(time),
@@ -507,10 +489,15 @@ impl Host {
             if let Some(place) = self.map.get(region)
                 && entries.insert(*region, MapEntry::Zero).is_none()
             {
-                commit.frees.push(self.units(*place));
+                commit.drops.push(drop_of(self.units(*place)));
             }
         }
         commit.pages = self.deltas(&entries);
         commit
     }
+}
+
+/// A drop of what was allocated before any snapshot.
+pub(crate) fn drop_of(run: UnitRun) -> wire::Drop {
+    wire::Drop { page: PageIndex(0), run, born: Generation(1) }
 }

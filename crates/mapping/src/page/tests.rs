@@ -1,6 +1,7 @@
 //! Tests of a table page: fusing, splitting, and what its runs take.
 
 use super::*;
+use crate::stack::Dropped;
 use model::{LogicalDiskId, UnitIndex};
 use proptest::prelude::*;
 
@@ -14,7 +15,7 @@ fn place(region: u32) -> DiskRegion {
 fn fill(page: &mut TablePage, slot: u16, region: u32, generation: Generation) {
     page.map_region(slot, place(region), generation);
     let all = BlockRange::new(0, SIZE.blocks());
-    assert!(page.insert_blocks(slot, place(region), all, generation, Generation(0), &mut Freed::new()));
+    assert!(page.insert_blocks(slot, place(region), all, generation, Generation(0), &mut Drops::new()));
 }
 
 #[test]
@@ -41,9 +42,9 @@ fn regions_that_are_neighbours_on_one_side_only_stay_apart() {
 #[test]
 fn a_hole_in_an_extent_splits_it_and_filling_it_heals_it() {
     let mut page = TablePage::from_extent(SIZE, Extent { place: place(0), born: ONE, written: ONE });
-    let (mut freed, all) = (Freed::new(), BlockRange::new(0, SIZE.blocks()));
-    assert!(page.remove_blocks(700, all, ONE, Generation(0), false, &mut freed));
-    assert_eq!((freed.as_slice(), page.run_count()), ([place(700)].as_slice(), 2));
+    let (mut drops, all) = (Drops::new(), BlockRange::new(0, SIZE.blocks()));
+    assert!(page.remove_blocks(700, all, ONE, Generation(0), false, &mut drops));
+    assert_eq!((drops.as_slice(), page.run_count()), ([Dropped { place: place(700), born: ONE }].as_slice(), 2));
     assert_eq!(page.span(0).1, 700);
     assert_eq!(page.entry(700), EntryView::Zero);
     fill(&mut page, 700, 700, ONE);
@@ -53,12 +54,12 @@ fn a_hole_in_an_extent_splits_it_and_filling_it_heals_it() {
 #[test]
 fn one_block_trimmed_in_an_extent_leaves_a_partial_region_between_its_halves() {
     let mut page = TablePage::from_extent(SIZE, Extent { place: place(0), born: ONE, written: ONE });
-    let mut freed = Freed::new();
-    assert!(page.remove_blocks(5, BlockRange::new(3, 4), ONE, Generation(0), false, &mut freed));
-    assert!(freed.is_empty());
+    let mut drops = Drops::new();
+    assert!(page.remove_blocks(5, BlockRange::new(3, 4), ONE, Generation(0), false, &mut drops));
+    assert!(drops.is_empty());
     let expected = EntryView::Partial { place: place(5), born: ONE, written: ONE, blocks: 0xfff7 };
     assert_eq!((page.entry(5), page.run_count()), (expected, 3));
-    assert!(page.insert_blocks(5, place(5), BlockRange::new(3, 4), ONE, Generation(0), &mut freed));
+    assert!(page.insert_blocks(5, place(5), BlockRange::new(3, 4), ONE, Generation(0), &mut drops));
     assert_eq!(page.run_count(), 1);
 }
 
@@ -66,7 +67,7 @@ fn one_block_trimmed_in_an_extent_leaves_a_partial_region_between_its_halves() {
 fn writing_again_what_is_written_changes_nothing() {
     let mut page = TablePage::from_extent(SIZE, Extent { place: place(0), born: ONE, written: ONE });
     let before = page.clone();
-    assert!(!page.insert_blocks(9, place(9), BlockRange::new(0, 7), Generation(4), Generation(0), &mut Freed::new()));
+    assert!(!page.insert_blocks(9, place(9), BlockRange::new(0, 7), Generation(4), Generation(0), &mut Drops::new()));
     assert_eq!(page, before);
 }
 
@@ -74,7 +75,7 @@ fn writing_again_what_is_written_changes_nothing() {
 fn the_first_write_to_a_moved_region_raises_what_diffs_go_by() {
     let moved = Extent { place: place(0), born: Generation(5), written: Generation(2) };
     let mut page = TablePage::from_extent(SIZE, moved);
-    assert!(page.insert_blocks(9, place(9), BlockRange::new(0, 1), Generation(6), Generation(4), &mut Freed::new()));
+    assert!(page.insert_blocks(9, place(9), BlockRange::new(0, 1), Generation(6), Generation(4), &mut Drops::new()));
     assert!(matches!(page.entry(9), EntryView::Full { written: Generation(6), .. }));
     assert!(matches!(page.entry(8), EntryView::Full { written: Generation(2), .. }));
 }
@@ -83,14 +84,14 @@ fn the_first_write_to_a_moved_region_raises_what_diffs_go_by() {
 #[should_panic(expected = "SNAPSHOT_NEVER_CHANGES")]
 fn a_region_a_snapshot_sees_is_never_written() {
     let mut page = TablePage::from_extent(SIZE, Extent { place: place(0), born: ONE, written: ONE });
-    page.insert_blocks(9, place(9), BlockRange::new(0, 1), Generation(2), Generation(1), &mut Freed::new());
+    page.insert_blocks(9, place(9), BlockRange::new(0, 1), Generation(2), Generation(1), &mut Drops::new());
 }
 
 #[test]
 #[should_panic(expected = "does not map")]
 fn a_write_to_a_place_that_was_freed_is_caught() {
     let mut page = TablePage::new(SIZE);
-    page.insert_blocks(9, place(9), BlockRange::new(0, 1), ONE, Generation(0), &mut Freed::new());
+    page.insert_blocks(9, place(9), BlockRange::new(0, 1), ONE, Generation(0), &mut Drops::new());
 }
 
 proptest! {

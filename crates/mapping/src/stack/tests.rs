@@ -27,18 +27,18 @@ fn stack(layers: impl Into<Vec<Layer>>) -> LayerStack {
     LayerStack::from_vec(layers.into())
 }
 
-/// Zeroes blocks at generation 2 over a snapshot at 1; what was freed.
+/// Zeroes blocks at generation 2 over a snapshot at 1; what was dropped.
 fn trim(layers: &mut LayerStack, start: u32, end: u32, keep: bool) -> Vec<DiskRegion> {
-    let mut freed = Freed::new();
-    blocks_zeroed(layers, BlockRange::new(start, end), Generation(2), Generation(1), keep, &mut freed);
-    freed.to_vec()
+    let mut drops = Drops::new();
+    blocks_zeroed(layers, BlockRange::new(start, end), Generation(2), Generation(1), keep, &mut drops);
+    drops.iter().map(|dropped| dropped.place).collect()
 }
 
-/// Writes blocks at generation 2 over a snapshot at 1; what was freed.
+/// Writes blocks at generation 2 over a snapshot at 1; what was dropped.
 fn write(layers: &mut LayerStack, at: u32, start: u32, end: u32) -> Vec<DiskRegion> {
-    let mut freed = Freed::new();
-    blocks_written(layers, place(at), BlockRange::new(start, end), Generation(2), Generation(1), &mut freed);
-    freed.to_vec()
+    let mut drops = Drops::new();
+    blocks_written(layers, place(at), BlockRange::new(start, end), Generation(2), Generation(1), &mut drops);
+    drops.iter().map(|dropped| dropped.place).collect()
 }
 
 #[test]
@@ -50,9 +50,9 @@ fn a_first_write_over_a_snapshot_moves_only_its_blocks() {
 }
 
 #[test]
-fn a_layer_that_covers_what_lies_below_drops_it_and_frees_only_what_no_snapshot_sees() {
+fn a_layer_that_covers_what_lies_below_drops_it_whether_a_snapshot_sees_it_or_not() {
     let mut layers = stack([region(2, bits(4, 16), 2), region(1, bits(0, 16), 1)]);
-    assert!(write(&mut layers, 2, 0, 4).is_empty(), "the snapshot keeps the place");
+    assert_eq!(write(&mut layers, 2, 0, 4), [place(1)]);
     assert_eq!(layers, stack([region(2, bits(0, 16), 2)]));
 
     let mut moving = stack([region(3, bits(1, 5), 2), region(2, bits(0, 6), 2)]);
@@ -68,12 +68,12 @@ fn a_trim_over_a_snapshot_hides_its_blocks_without_storage() {
     assert_eq!(layers, stack([zero(bits(6, 8), 2), region(1, bits(0, 8), 1)]));
     trim(&mut layers, 5, 6, false);
     assert_eq!(layers.len(), 2, "the zero layer grows");
-    trim(&mut layers, 0, 5, false);
+    assert_eq!(trim(&mut layers, 0, 5, false), [place(1)]);
     assert!(layers.is_empty(), "with everything hidden nothing is left");
 }
 
 #[test]
-fn a_trim_of_all_that_was_written_since_the_snapshot_frees_its_place() {
+fn a_trim_of_all_that_was_written_since_the_snapshot_drops_its_place() {
     let mut layers = stack([region(2, bits(4, 6), 2), region(1, bits(0, 16), 1)]);
     assert_eq!(trim(&mut layers, 4, 6, false), [place(2)]);
     assert_eq!(layers, stack([zero(bits(4, 6), 2), region(1, bits(0, 16), 1)]));
@@ -82,7 +82,7 @@ fn a_trim_of_all_that_was_written_since_the_snapshot_frees_its_place() {
 #[test]
 fn a_trim_under_a_write_keeps_the_place_the_write_goes_to() {
     let mut layers = stack([region(2, bits(4, 6), 2), region(1, bits(0, 16), 1)]);
-    assert!(trim(&mut layers, 0, 16, true).is_empty());
+    assert_eq!(trim(&mut layers, 0, 16, true), [place(1)]);
     assert_eq!(layers, stack([region(2, bits(0, 0), 2)]));
     assert_eq!(trim(&mut layers, 0, 16, false), [place(2)]);
     assert!(layers.is_empty());
@@ -141,4 +141,13 @@ fn writes_go_to_the_top_most_layer_no_snapshot_sees() {
     assert_eq!(write_layer(&layers, Generation(0)), Some(place(3)));
     assert_eq!(write_layer(&layers, Generation(2)), Some(place(3)));
     assert_eq!(write_layer(&layers, Generation(3)), None);
+}
+
+#[test]
+fn a_place_that_was_mapped_in_vain_is_taken_off_again() {
+    let below = stack([zero(bits(0, 4), 1), region(1, bits(0, 16), 1)]);
+    let mut layers = below.clone();
+    push_empty(&mut layers, place(2), Generation(2), BLOCKS);
+    remove_empty(&mut layers, place(2));
+    assert_eq!(layers, below);
 }

@@ -1,6 +1,7 @@
 //! Tests of a volume's table: loading, memory, and the collapse of pages.
 
 use super::*;
+use crate::stack::Dropped;
 use model::{LogicalDiskId, UnitIndex};
 
 const SIZE: RegionSize = RegionSize::DEFAULT;
@@ -18,7 +19,7 @@ fn all() -> BlockRange {
 fn write(table: &mut PageTable, region: u64, at: u32, blocks: BlockRange) {
     table.map_region(RegionIndex(region), place(at), ONE);
     let outcome = table.blocks_written(RegionIndex(region), place(at), blocks, ONE, NOTHING);
-    assert!(outcome.changed && outcome.freed.is_empty());
+    assert!(outcome.changed && outcome.drops.is_empty());
 }
 
 #[test]
@@ -110,7 +111,7 @@ fn trimming_a_page_whole_gives_its_memory_back() {
     }
     for region in 0..500 {
         let outcome = table.blocks_zeroed(RegionIndex(region * 2), all(), ONE, NOTHING, false);
-        assert_eq!(outcome.freed.as_slice(), [place(region as u32 * 3)]);
+        assert_eq!(outcome.drops.as_slice(), [Dropped { place: place(region as u32 * 3), born: ONE }]);
     }
     assert!(table.page(PageIndex(0)).is_some_and(PageRef::is_zero));
     assert_eq!(table.resident_bytes(), empty);
@@ -121,16 +122,15 @@ fn a_long_trim_takes_an_extent_at_a_time() {
     let mut table = PageTable::new(SIZE);
     let entry = MapEntry::full(place(0), SIZE, ONE, ONE);
     table.load(PageIndex(0), &[EntryRun { first: 0, count: 1024, entry }]);
-    let run = table.extent_zeroed(RegionIndex(1000), 5000, NOTHING);
+    let run = table.extent_zeroed(RegionIndex(1000), 5000);
     let units = |start: u32, count: u32| UnitRun {
         logical_disk: LogicalDiskId(1),
         start: UnitIndex(start * SIZE.units()),
         count: count * SIZE.units(),
     };
-    assert_eq!(run, Some(units(1000, 24)));
-    assert_eq!(table.extent_zeroed(RegionIndex(1000), 24, NOTHING), None, "it is zero already");
-    assert_eq!(table.extent_zeroed(RegionIndex(10), 5, ONE), None, "a snapshot sees it");
-    assert_eq!(table.extent_zeroed(RegionIndex(10), 5, NOTHING), Some(units(10, 5)));
+    assert_eq!(run, Some((units(1000, 24), ONE)));
+    assert_eq!(table.extent_zeroed(RegionIndex(1000), 24), None, "it is zero already");
+    assert_eq!(table.extent_zeroed(RegionIndex(10), 5), Some((units(10, 5), ONE)));
     assert_eq!(table.page(PageIndex(0)).map(PageRef::run_count), Some(2));
 }
 

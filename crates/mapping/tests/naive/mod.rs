@@ -18,10 +18,8 @@ pub(crate) struct Naive {
     pub(crate) snapshots: Vec<(Generation, Vec<Block>)>,
     /// Every place ever mapped: its region and when it was born.
     pub(crate) born: BTreeMap<DiskRegion, (u64, Generation)>,
-    /// Places that were given back.
-    pub(crate) freed: BTreeSet<DiskRegion>,
-    /// Places the live end let go of while a snapshot saw them.
-    pub(crate) left_to_snapshots: BTreeSet<DiskRegion>,
+    /// Places that their entries dropped.
+    pub(crate) dropped: BTreeSet<DiskRegion>,
     pub(crate) generation: Generation,
     stamp: u64,
 }
@@ -53,9 +51,9 @@ impl Naive {
         self.generation = self.generation.next();
     }
 
-    /// The places that the live end alone answers for in a region: neither given back nor left to a snapshot.
+    /// The places that the live end's entry of a region holds: all it ever mapped and has not dropped.
     pub(crate) fn owned(&self, region: u64) -> BTreeSet<DiskRegion> {
         let of_region = self.born.iter().filter(|(_, (of, _))| *of == region).map(|(place, _)| *place);
-        of_region.filter(|place| !self.freed.contains(place) && !self.left_to_snapshots.contains(place)).collect()
+        of_region.filter(|place| !self.dropped.contains(place)).collect()
     }
 }
