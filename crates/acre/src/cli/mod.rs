@@ -1,8 +1,10 @@
 //! The command line: what can be said, and where it goes.
 
+mod diff;
 mod map;
 mod operator;
 mod output;
+mod snapshot;
 mod table;
 
 use crate::client::Client;
@@ -101,6 +103,16 @@ enum Command {
     /// Volumes: what hosts see as disks
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Snapshots: volumes as they were, read-only, each an export VOL@NAME
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Make a volume that begins as a snapshot is, or flatten one
+    #[command(override_usage = "acre clone VOL@NAME NEW-VOLUME\n       acre clone flatten CLONE")]
+    Clone(Leaf<snapshot::CloneArguments>),
+    /// Show what changed from a snapshot to a later one, or to now
+    #[command(override_usage = "acre diff VOL@OLDER VOL@YOUNGER\n       acre diff VOL@OLDER VOL\n       \
+        acre diff --full VOL@NAME")]
+    Diff(Leaf<diff::DiffArguments>),
     /// The whole server at a glance
     Status(Leaf<Nothing>),
     /// Check that every region has one owner
@@ -223,6 +235,8 @@ enum VolumeCommand {
     Rename(Leaf<VolumeRenameArguments>),
     /// Delete a volume and give its space back
     Delete(Leaf<VolumeDeleteArguments>),
+    /// Make a volume what it was at a snapshot; what was written since is lost, snapshots stay
+    Rollback(Leaf<snapshot::RollbackArguments>),
     /// Show who sits where: extents, states, fragmentation
     Map(Leaf<map::MapArguments>),
 }
@@ -370,6 +384,9 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Result<u8, Error> {
         Command::Pool(command) => operator::pool(command, top, out),
         Command::Disk(command) => operator::disk(command, top, out),
         Command::Volume(command) => operator::volume(command, top, out),
+        Command::Snapshot(command) => snapshot::snapshot(command, top, out),
+        Command::Clone(leaf) => snapshot::clone(leaf, top, out),
+        Command::Diff(leaf) => operator::diff(leaf, top, out),
         Command::Status(leaf) => operator::status(leaf.connection, top, out),
         Command::Audit(leaf) => operator::audit(leaf, top, out),
         Command::Openapi => output::print(out, &crate::http::document()).map(|()| 0),

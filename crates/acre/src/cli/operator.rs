@@ -1,11 +1,12 @@
 //! The operator's commands: each one request and one answer.
 
+use super::diff::{self, DiffArguments};
 use super::output::{print, print_json};
 use super::{
     AuditArguments, Connection, DiskCommand, Leaf, Output, PoolCommand, RaidArgument, TopConnection, VolumeCommand,
     map, table,
 };
-use crate::serve;
+use crate::{calendar, serve};
 use api::{
     AuditReport, DiskAdd, Error, PoolCreate, Raid, Request, Response, VolumeCreate, VolumeRename, VolumeResize,
     VolumeSet, check_name,
@@ -21,7 +22,12 @@ fn bytes(size: Option<ByteSize>) -> Option<u64> {
 }
 
 /// Asks and prints the answer.
-fn ask(request: Request, connection: Connection, top: TopConnection, out: &mut dyn Write) -> Result<u8, Error> {
+pub(super) fn ask(
+    request: Request,
+    connection: Connection,
+    top: TopConnection,
+    out: &mut dyn Write,
+) -> Result<u8, Error> {
     let (client, output) = connection.over(top)?;
     let response = client.request(&request)?;
     show(&request, &response, output, out)?;
@@ -56,11 +62,11 @@ fn show(request: &Request, response: &Response, output: Output, out: &mut dyn Wr
         Response::Disks(disks) => print(out, &table::disks(disks)),
         Response::Volume(volume) => print(out, &table::volume(volume)),
         Response::Volumes(volumes) => print(out, &table::volumes(volumes)),
-        Response::Snapshot(snapshot) => print_json(out, snapshot),
-        Response::Snapshots(snapshots) => print_json(out, snapshots),
-        Response::Diff(diff) => print_json(out, diff),
-        Response::Schedule(schedule) => print_json(out, schedule),
-        Response::Schedules(schedules) => print_json(out, schedules),
+        Response::Snapshot(snapshot) => print(out, &table::snapshot(snapshot, calendar::now_unix_seconds())),
+        Response::Snapshots(snapshots) => print(out, &table::snapshots(snapshots, calendar::now_unix_seconds())),
+        Response::Diff(diff) => print(out, &table::diff(diff)),
+        Response::Schedule(schedule) => print(out, &table::schedule(schedule)),
+        Response::Schedules(schedules) => print(out, &table::schedules(schedules)),
         Response::VolumeMap(map) => print(out, &table::volume_map(map)),
         Response::Status(status) => print(out, &table::status(status)),
         Response::Audit(report) => print(out, &table::audit(report)),
@@ -70,6 +76,7 @@ fn show(request: &Request, response: &Response, output: Output, out: &mut dyn Wr
 fn done(request: &Request) -> &'static str {
     match request {
         Request::PoolDelete { .. } | Request::VolumeDelete { .. } => "deleted",
+        Request::ScheduleDelete { .. } => "no more snapshots are taken; those there are stay",
         _ => "done",
     }
 }
@@ -152,6 +159,7 @@ pub(super) fn volume(command: VolumeCommand, top: TopConnection, out: &mut dyn W
             let what = leaf.what;
             (Request::VolumeDelete { name: what.name, force: what.force, snapshots: what.snapshots }, leaf.connection)
         }
+        VolumeCommand::Rollback(leaf) => (leaf.what.request(), leaf.connection),
         VolumeCommand::Map(leaf) => {
             let (client, output) = leaf.connection.over(top)?;
             let (request, response) = map::fetch(&client, leaf.what)?;
@@ -159,6 +167,12 @@ pub(super) fn volume(command: VolumeCommand, top: TopConnection, out: &mut dyn W
         }
     };
     ask(request, connection, top, out)
+}
+
+pub(super) fn diff(leaf: Leaf<DiffArguments>, top: TopConnection, out: &mut dyn Write) -> Result<u8, Error> {
+    let (client, output) = leaf.connection.over(top)?;
+    let (request, response) = diff::fetch(&client, &leaf.what)?;
+    show(&request, &response, output, out).map(|()| 0)
 }
 
 pub(super) fn status(connection: Connection, top: TopConnection, out: &mut dyn Write) -> Result<u8, Error> {

@@ -24,6 +24,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 const TICK: Duration = Duration::from_secs(1);
 /// How often the list of schedules is read again.
 const LIST_EVERY: Duration = Duration::from_secs(5);
+/// So many times in a row it may fail, which is a minute, the shortest time between two snapshots, before it is a failure.
+const LIST_FAILURES: u32 = 12;
 /// At so many volumes it is looked at one time.
 const LOOKS_MAX: usize = 8;
 /// So many snapshots are deleted in one look.
@@ -57,13 +59,13 @@ struct Keeper {
     volumes: BTreeMap<String, Care>,
     looks: JoinSet<Result<u64, Error>>,
     list_at: Instant,
-    list_failed: bool,
+    list_failed: u32,
 }
 
 impl Keeper {
     fn new(plane: Arc<dyn ControlPlane>, failures: Arc<AtomicU64>) -> Self {
         let (volumes, looks) = (BTreeMap::new(), JoinSet::new());
-        Self { plane, failures, volumes, looks, list_at: Instant::now(), list_failed: false }
+        Self { plane, failures, volumes, looks, list_at: Instant::now(), list_failed: 0 }
     }
 
     async fn run(&mut self) {
@@ -90,14 +92,17 @@ impl Keeper {
         self.list_at = now + LIST_EVERY;
         match schedules(&*self.plane).await {
             Ok(schedules) => {
-                self.list_failed = false;
+                self.list_failed = 0;
                 self.listed(schedules, now);
             }
             // It goes on with those it knows; a volume that is gone says so itself.
-            Err(error) if !std::mem::replace(&mut self.list_failed, true) => {
-                tracing::warn!("the snapshot schedules cannot be read: {error}");
+            Err(error) => {
+                self.list_failed = self.list_failed.saturating_add(1);
+                if self.list_failed == LIST_FAILURES {
+                    self.failures.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!("the snapshot schedules cannot be read: {error}");
+                }
             }
-            Err(_) => {}
         }
     }
 

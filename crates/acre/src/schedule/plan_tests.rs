@@ -147,7 +147,7 @@ fn what_people_took_or_renamed_and_what_is_going_already_is_left_alone() {
 fn without_a_rule_nothing_is_deleted() {
     let schedule = Schedule { volume: "a".into(), every_seconds: HOUR, keep: Vec::new() };
     let snapshots = [snapshot(1, START), snapshot(2, START + DAY)];
-    assert_eq!(plan(&schedule, &snapshots, START + 999 * DAY).delete, [String::new(); 0]);
+    assert!(plan(&schedule, &snapshots, START + 999 * DAY).delete.is_empty());
 }
 
 #[test]
@@ -223,7 +223,7 @@ proptest! {
             // Looking again changes nothing.
             prop_assert_eq!(world.look().delete, Vec::<String>::new());
             // The whole history takes long to go through.
-            if world.now % 8 != 0 {
+            if !world.now.is_multiple_of(8) {
                 continue;
             }
             let there: BTreeSet<u32> = world.snapshots.iter().map(|snapshot| snapshot.id).collect();

@@ -2,15 +2,18 @@
 #![forbid(unsafe_code)]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+mod snapshots;
+
 use acre::control::{ControlPlane, Pending};
 use acre::http::{self, ApiState, Limits};
 use acre::metrics::{MetricsSnapshot, VolumeMetrics};
 use acre::tls::ServerTls;
 use api::{
     AuditFinding, AuditReport, Disk, DiskAdd, DiskCounters, DiskState, Error, Extent, ExtentState, FindingKind,
-    Listener, MetadataUsage, PhysicalRun, Pool, PoolCreate, PoolState, Request, Response, Session, Status, Volume,
-    VolumeCounters, VolumeCreate, VolumeMap, VolumeMapQuery, VolumeSpace, VolumeState, check_name,
+    Listener, MetadataUsage, PhysicalRun, Pool, PoolCreate, PoolState, Request, Response, Schedule, Session, Snapshot,
+    Status, Volume, VolumeCounters, VolumeCreate, VolumeMap, VolumeMapQuery, VolumeSpace, VolumeState, check_name,
 };
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use tempfile::TempDir;
@@ -24,6 +27,11 @@ struct State {
     pools: Vec<Pool>,
     disks: Vec<Disk>,
     volumes: Vec<Volume>,
+    snapshots: Vec<Snapshot>,
+    snapshots_made: u32,
+    schedules: Vec<Schedule>,
+    /// Snapshots that hosts have attached.
+    attached: BTreeSet<String>,
     is_damaged: bool,
 }
 
@@ -47,6 +55,11 @@ impl StandIn {
         let volume = state.volumes.iter_mut().find(|volume| volume.name == name).expect("the volume is there");
         volume.used_bytes += bytes;
         volume.sessions = vec![Session { epoch: 1, holder: "agent-0".into(), read_only: false }];
+    }
+
+    /// As if a host had attached the snapshot.
+    pub(crate) fn attach(&self, snapshot: &str) {
+        self.state().attached.insert(snapshot.into());
     }
 
     fn answer(&self, request: Request) -> Result<Response, Error> {
@@ -104,20 +117,24 @@ impl StandIn {
                 volume.name = rename.new_name;
                 Ok(Response::Volume(volume.clone()))
             }
-            Request::VolumeDelete { name, force, .. } => {
+            Request::VolumeDelete { name, force, snapshots } => {
                 let volume = state.volume(&name)?;
+                if volume.snapshots > 0 && !snapshots {
+                    return Err(Error::needs_force(format!("volume {name:?} has snapshots; say --snapshots")));
+                }
                 if !volume.sessions.is_empty() && !force {
                     return Err(Error::busy(format!(
                         "volume {name:?} is attached; to delete it all the same: --force"
                     )));
                 }
                 state.volumes.retain(|volume| volume.name != name);
+                state.snapshots.retain(|snapshot| snapshot.volume != name);
                 Ok(Response::Done)
             }
             Request::VolumeMap { name, query } => state.volume(&name).map(|volume| map_of(volume, query)),
             Request::Status => Ok(Response::Status(Box::new(state.status()))),
             Request::Audit => Ok(Response::Audit(state.audit())),
-            other => Err(Error::unavailable(format!("the stand-in does not know {other:?}"))),
+            other => state.answer_of_snapshots(other),
         }
     }
 }

@@ -1,8 +1,12 @@
 //! Answers for people.
 
-use api::{
-    Alert, AuditReport, Disk, DiskState, Extent, ExtentState, Pool, PoolState, Status, Volume, VolumeMap, VolumeState,
-};
+mod snapshot;
+mod volume;
+
+pub(super) use snapshot::{diff, schedule, schedules, snapshot, snapshots};
+pub(super) use volume::{volume, volume_map, volumes};
+
+use api::{Alert, AuditReport, Disk, DiskState, Pool, PoolState, Status};
 use comfy_table::{CellAlignment, Table, presets};
 use model::ByteSize;
 
@@ -59,25 +63,6 @@ fn disk_state(state: DiskState) -> &'static str {
         DiskState::Online => "online",
         DiskState::Missing => "missing",
         DiskState::Failed => "failed",
-    }
-}
-
-fn volume_state(state: VolumeState) -> &'static str {
-    match state {
-        VolumeState::Online => "online",
-        VolumeState::Warning => "warning",
-        VolumeState::Full => "full",
-        VolumeState::Degraded => "degraded",
-        VolumeState::Deleting => "deleting",
-    }
-}
-
-fn extent_state(state: ExtentState) -> &'static str {
-    match state {
-        ExtentState::Data => "data",
-        ExtentState::Partial => "partial",
-        ExtentState::Zero => "zero",
-        ExtentState::Error => "error",
     }
 }
 
@@ -157,96 +142,6 @@ pub(super) fn disk(disk: &Disk) -> String {
         ("discards", counters.discards.to_string()),
         ("errors", counters.errors.to_string()),
     ])
-}
-
-pub(super) fn volumes(volumes: &[Volume]) -> String {
-    let mut table = table(["VOLUME", "POOL", "STATE", "SIZE", "USED", "USE", "REGION", "HOSTS"], &[3, 4, 5, 6, 7]);
-    for volume in volumes {
-        table.add_row([
-            volume.name.clone(),
-            volume.pool.clone(),
-            volume_state(volume.state).into(),
-            size(volume.size_bytes),
-            size(volume.used_bytes),
-            percent(volume.used_bytes, volume.size_bytes),
-            size(volume.region_bytes),
-            volume.sessions.len().to_string(),
-        ]);
-    }
-    text(&table)
-}
-
-pub(super) fn volume(volume: &Volume) -> String {
-    let counters = &volume.counters;
-    let used = format!("{} ({})", size(volume.used_bytes), percent(volume.used_bytes, volume.size_bytes));
-    let holders: Vec<&str> = volume.sessions.iter().map(|session| session.holder.as_str()).collect();
-    let lines = [
-        ("name", volume.name.clone()),
-        ("pool", volume.pool.clone()),
-        ("state", volume_state(volume.state).into()),
-        ("size", size(volume.size_bytes)),
-        ("region size", size(volume.region_bytes)),
-        ("used", used),
-        ("warn above", size_or_dash(volume.warn_bytes)),
-        ("limit", size_or_dash(volume.limit_bytes)),
-        ("access", if volume.read_only { "read only" } else { "read and write" }.into()),
-        ("attached", if holders.is_empty() { "no".into() } else { holders.join(", ") }),
-        (
-            "reads",
-            format!("{} ({}, {} of holes)", counters.reads, size(counters.read_bytes), size(counters.hole_bytes)),
-        ),
-        (
-            "writes",
-            format!(
-                "{} ({}, {} of zeroes)",
-                counters.writes,
-                size(counters.write_bytes),
-                size(counters.zero_write_bytes)
-            ),
-        ),
-        ("trims", counters.trims.to_string()),
-        ("flushes", counters.flushes.to_string()),
-    ];
-    sheet(&lines) + &alerts(&volume.alerts)
-}
-
-pub(super) fn volume_map(map: &VolumeMap) -> String {
-    let mut table = table(["OFFSET", "LENGTH", "STATE", "WRITTEN", "LOGICAL DISK", "DISK"], &[0, 1, 3]);
-    for extent in &map.extents {
-        table.add_row([
-            extent.offset_bytes.to_string(),
-            size(extent.length_bytes),
-            extent_state(extent.state).into(),
-            size_or_dash(extent.written_bytes),
-            logical_place(extent),
-            physical_place(extent),
-        ]);
-    }
-    let mut lines = text(&table);
-    if let Some(next) = map.next_offset_bytes {
-        lines += &format!("… more from --offset {next} on\n");
-    }
-    lines
-        + &format!(
-            "{} regions of {} mapped ({}) in {} extents, fragmentation {:.3}\n",
-            map.mapped_regions,
-            size(map.region_bytes),
-            size(map.mapped_regions.saturating_mul(map.region_bytes)),
-            map.mapped_extents,
-            map.fragmentation
-        )
-}
-
-fn logical_place(extent: &Extent) -> String {
-    match (extent.logical_disk, extent.logical_offset_bytes) {
-        (Some(disk), Some(offset)) => format!("ld-{disk}+{offset}"),
-        _ => "-".into(),
-    }
-}
-
-fn physical_place(extent: &Extent) -> String {
-    let places: Vec<_> = extent.physical.iter().map(|run| format!("disk-{}+{}", run.disk, run.offset_bytes)).collect();
-    if places.is_empty() { "-".into() } else { places.join(" ") }
 }
 
 fn duration(seconds: u64) -> String {
