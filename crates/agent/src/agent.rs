@@ -161,7 +161,12 @@ impl Agent {
                     volume.leave_when_quiet(&mut context);
                 }
             }
-            ControllerMessage::SnapshotPage { .. } => {}
+            ControllerMessage::SnapshotPage { request, epoch, page, found } => {
+                if let Some(volume) = volume_of(&self.by_epoch, &mut self.volumes, epoch) {
+                    volume.snapshot_page_arrived(&mut context, request, page, found);
+                    volume.leave_when_quiet(&mut context);
+                }
+            }
             ControllerMessage::Granted { request, epoch, result } => {
                 match volume_of(&self.by_epoch, &mut self.volumes, epoch) {
                     Some(volume) => {

@@ -105,6 +105,17 @@ pub enum IoKind {
         /// At most so many extents in the answer (at least 1); it may then end early.
         extents_max: u32,
     },
+    /// Which ranges changed since a snapshot was taken; [`IoError::Invalid`] when there is no such snapshot.
+    Changed {
+        /// Where.
+        offset: u64,
+        /// How many bytes.
+        length: u64,
+        /// The snapshot.
+        since: VolumeId,
+        /// At most so many extents in the answer (at least 1); it may then end early.
+        extents_max: u32,
+    },
 }
 
 /// A piece of what was read, in order.
@@ -137,6 +148,17 @@ pub struct StatusExtent {
     pub hole: bool,
 }
 
+/// One extent of the answer to what changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChangedExtent {
+    /// In bytes; never zero.
+    pub length: u64,
+    /// May differ from the snapshot; if not, it does not.
+    pub changed: bool,
+    /// Reads as zeroes now.
+    pub zero: bool,
+}
+
 /// How an I/O went.
 #[derive(Debug)]
 pub enum IoResult {
@@ -146,6 +168,8 @@ pub enum IoResult {
     Read(SmallVec<[ReadSegment; 2]>),
     /// The extents from the offset asked for on; together at least one byte, perhaps less than asked for.
     Status(Vec<StatusExtent>),
+    /// The same for what changed.
+    Changed(Vec<ChangedExtent>),
     /// Failed; nothing else is affected.
     Failed(IoError),
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod changed;
 mod changes;
 mod context;
 mod counters;
@@ -29,6 +30,7 @@ pub use agent::{Agent, VolumeReport};
 pub use context::AgentConfig;
 pub use counters::Counters;
 pub use event::{
-    Effect, Event, HostId, HostVolume, IoId, IoKind, IoRequest, IoResult, ReadSegment, StatusExtent, VolumeSlot,
+    ChangedExtent, Effect, Event, HostId, HostVolume, IoId, IoKind, IoRequest, IoResult, ReadSegment, StatusExtent,
+    VolumeSlot,
 };
 pub use planted::{Bug, Planted};

@@ -1,5 +1,6 @@
 //! One attached volume: its table, grants, changes, and what is in flight on it.
 
+use crate::changed::SnapshotPages;
 use crate::changes::MapChanges;
 use crate::context::Context;
 use crate::counters::Counters;
@@ -19,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use wire::{AgentMessage, Attachment, CommandId, GrantError, RequestId};
 
 /// How many pages are fetched at once for one volume at most.
-const FETCHES_MAX: usize = 64;
+pub(crate) const FETCHES_MAX: usize = 64;
 /// What the first grant asks for, in regions; each further one asks for twice as much.
 const GRANT_REGIONS_FIRST: u32 = 256;
 
@@ -69,6 +70,7 @@ pub(crate) struct Volume {
     pub(crate) freeze: Freeze,
     pub(crate) merges: Merges,
     pub(crate) flattens: Flattens,
+    pub(crate) snapshot_pages: SnapshotPages,
     pub(crate) leaving: Option<Leaving>,
     /// Hosts that came while the volume was being detached.
     pub(crate) waiting_hosts: Vec<HostId>,
@@ -122,6 +124,7 @@ impl Volume {
             freeze: Freeze::default(),
             merges: Merges::default(),
             flattens: Flattens::default(),
+            snapshot_pages: SnapshotPages::default(),
             leaving: None,
             waiting_hosts: Vec::new(),
             resume: false,
@@ -179,7 +182,7 @@ impl Volume {
             }
             IoKind::Zero { .. } => counters.zeroes += 1,
             IoKind::Flush => counters.flushes += 1,
-            IoKind::Prefetch { .. } | IoKind::Status { .. } => {}
+            IoKind::Prefetch { .. } | IoKind::Status { .. } | IoKind::Changed { .. } => {}
         }
     }
 
@@ -194,7 +197,9 @@ impl Volume {
             }
             IoKind::Zero { offset, length, .. } => (*offset, *length, true),
             IoKind::Prefetch { offset, length } => (*offset, *length, false),
-            IoKind::Status { offset, length, .. } => (*offset, (*length).max(1), false),
+            IoKind::Status { offset, length, .. } | IoKind::Changed { offset, length, .. } => {
+                (*offset, (*length).max(1), false)
+            }
             IoKind::Flush => return Ok(()),
         };
         if writes && self.attachment.read_only {
@@ -251,6 +256,10 @@ impl Volume {
             }
             IoKind::Status { offset, length, extents_max } => {
                 self.status(context, request.id, offset, length, extents_max).map_err(|Blocked| request)
+            }
+            IoKind::Changed { offset, length, since, extents_max } => {
+                let range = ByteRange::new(offset, length);
+                self.changed_since(context, request.id, range, since, extents_max).map_err(|Blocked| request)
             }
             IoKind::Flush => {
                 self.flush_for(context, crate::flush::Waiter::Host(request.id));
@@ -448,6 +457,7 @@ impl Volume {
                 } else {
                     (self.grant_regions_next * 2).min(context.shared.config.grant_regions_max)
                 };
+                self.snapshot_pages.forget();
                 runs.into_iter().for_each(|run| self.grants.add(run));
                 self.retry_held(context);
                 self.go_on_in_background(context);

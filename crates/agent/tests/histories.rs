@@ -149,6 +149,9 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
         if !snapshots.is_empty() && cluster.random(4) == 0 {
             let index = cluster.random(snapshots.len());
             assert!(cluster.read_snapshot(index) == snapshots[index], "SNAPSHOT_NEVER_CHANGES");
+            if pending.is_empty() {
+                changed_agrees(&mut cluster, &model, index, &snapshots[index]);
+            }
         }
         for _ in 0..cluster.random(4) {
             cluster.advance();
@@ -160,6 +163,7 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
     cluster.fail_commits = 0;
     while let Some(seen) = snapshots.pop() {
         assert!(cluster.read_snapshot(snapshots.len()) == seen, "SNAPSHOT_NEVER_CHANGES");
+        changed_agrees(&mut cluster, &model, snapshots.len(), &seen);
         cluster.delete_newest_snapshot();
     }
     assert_eq!(cluster.trim(0, VOLUME_BYTES), Outcome::Done);
@@ -230,6 +234,23 @@ fn status_agrees(cluster: &mut Cluster, model: &[u8]) {
         for (length, zero) in extents {
             let bytes = &model[at as usize..(at + length) as usize];
             assert!(!zero || bytes.iter().all(|byte| *byte == 0), "a hole holds data");
+            at += length;
+        }
+    }
+}
+
+/// Nothing that differs from a snapshot is taken for unchanged, and what is told to be zeroes is.
+fn changed_agrees(cluster: &mut Cluster, model: &[u8], snapshot: usize, seen: &[u8]) {
+    let since = cluster.snapshots[snapshot].id;
+    let mut at = 0;
+    while at < VOLUME_BYTES {
+        let kind = IoKind::Changed { offset: at, length: VOLUME_BYTES - at, since, extents_max: 5 };
+        let Outcome::Changed(extents) = cluster.run(kind) else { panic!("what changed was refused") };
+        assert!(!extents.is_empty());
+        for (length, changed, zero) in extents {
+            let range = at as usize..(at + length) as usize;
+            assert!(changed || model[range.clone()] == seen[range.clone()], "a change at {at} is missed");
+            assert!(!zero || model[range].iter().all(|byte| *byte == 0), "a hole holds data");
             at += length;
         }
     }

@@ -472,3 +472,138 @@ fn entries_in_error_fail_writes_trims_and_zeroes() {
     assert_eq!(cluster.run(keep), Outcome::Failed(IoError::Device));
     assert_eq!(cluster.write(131072, &[1; 4096]), Outcome::Done);
 }
+
+/// What changed in the first MiB since snapshot number `index`.
+fn changed(cluster: &mut Cluster, index: usize) -> Vec<(u64, bool, bool)> {
+    let since = cluster.snapshots[index].id;
+    match cluster.run(IoKind::Changed { offset: 0, length: 1 << 20, since, extents_max: 100 }) {
+        Outcome::Changed(extents) => extents,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_changed_since_a_snapshot_is_told_to_the_block_committed_or_not() {
+    let mut cluster = small();
+    cluster.write(0, &vec![1; 1 << 19]);
+    cluster.snapshot();
+    assert_eq!(changed(&mut cluster, 0), [(1 << 19, false, false), (1 << 19, false, true)]);
+    cluster.write(8192, &[2; 512]);
+    cluster.trim(65536, 8192);
+    cluster.snapshot();
+    cluster.write(16384, &[3; 4096]);
+    cluster.write(1 << 19, &[4; 4096]);
+    let since_first = [
+        (8192, false, false),
+        (4096, true, false),
+        (4096, false, false),
+        (4096, true, false),
+        (45056, false, false),
+        (8192, true, true),
+        ((1 << 19) - 73728, false, false),
+        (4096, true, false),
+        ((1 << 19) - 4096, false, true),
+    ];
+    assert_eq!(changed(&mut cluster, 0), since_first);
+    let since_second = [
+        (16384, false, false),
+        (4096, true, false),
+        (45056, false, false),
+        (8192, false, true),
+        ((1 << 19) - 73728, false, false),
+        (4096, true, false),
+        ((1 << 19) - 4096, false, true),
+    ];
+    assert_eq!(changed(&mut cluster, 1), since_second);
+    cluster.restart_agent_after_flush();
+    assert_eq!(changed(&mut cluster, 0), since_first);
+}
+
+#[test]
+fn a_merge_hides_no_change() {
+    let mut cluster = small();
+    deep(&mut cluster, 4);
+    cluster.snapshot();
+    cluster.write(32768, &[5; 4096]);
+    cluster.run(IoKind::Flush);
+    assert_eq!(layers(&cluster), 1);
+    let extents = changed(&mut cluster, 3);
+    let mut at = 0;
+    let covered = extents.iter().any(|(length, changed, _)| {
+        at += length;
+        *changed && at - length <= 32768 && at >= 36864
+    });
+    assert!(covered, "{extents:?}");
+}
+
+#[test]
+fn a_part_of_a_block_or_of_a_range_is_answered_to_the_byte() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 65536]);
+    cluster.snapshot();
+    cluster.write(4096, &[2; 4096]);
+    let since = cluster.snapshots[0].id;
+    let kind = |offset, length, extents_max| IoKind::Changed { offset, length, since, extents_max };
+    let outcome = cluster.run(kind(4000, 200, 9));
+    assert_eq!(outcome, Outcome::Changed(vec![(96, false, false), (104, true, false)]));
+    let outcome = cluster.run(kind(0, 64 << 20, 2));
+    assert_eq!(outcome, Outcome::Changed(vec![(4096, false, false), (4096, true, false)]));
+    assert_eq!(cluster.run(kind(64 << 20, 1, 2)), Outcome::Failed(IoError::Invalid));
+}
+
+#[test]
+fn beyond_the_end_of_a_snapshot_all_data_is_new() {
+    let mut cluster = Cluster::new(1 << 20, RegionSize::DEFAULT, 4096, 7);
+    cluster.write(0, &vec![1; 1 << 20]);
+    cluster.snapshot();
+    cluster.size_bytes = 2 << 20;
+    cluster.order(1, Order::Resize { size_bytes: 2 << 20 });
+    cluster.write(1 << 20, &[1; 4096]);
+    let since = cluster.snapshots[0].id;
+    let outcome = cluster.run(IoKind::Changed { offset: 0, length: 2 << 20, since, extents_max: 9 });
+    let expected = vec![(1 << 20, false, false), (4096, true, false), ((1 << 20) - 4096, false, true)];
+    assert_eq!(outcome, Outcome::Changed(expected));
+}
+
+#[test]
+fn a_snapshot_that_is_gone_is_refused_when_it_is_asked_for() {
+    let mut cluster = small();
+    let kind = IoKind::Changed { offset: 0, length: 1 << 20, since: model::VolumeId(77), extents_max: 9 };
+    assert_eq!(cluster.run(kind), Outcome::Failed(IoError::Invalid));
+}
+
+#[test]
+fn a_place_that_was_freed_and_granted_again_does_not_look_unchanged() {
+    let mut cluster = Cluster::new(64 << 20, RegionSize::DEFAULT, 64, 7);
+    cluster.write(0, &[1; 65536]);
+    cluster.snapshot();
+    let since = cluster.snapshots[0].id;
+    assert_eq!(changed(&mut cluster, 0)[0], (65536, false, false));
+    cluster.trim(0, 65536);
+    cluster.run(IoKind::Flush);
+    cluster.delete_newest_snapshot();
+    cluster.write(0, &vec![2; 1 << 20]);
+    let outcome = cluster.run(IoKind::Changed { offset: 0, length: 65536, since, extents_max: 9 });
+    assert!(matches!(outcome, Outcome::Failed(IoError::Invalid) | Outcome::Changed(_)), "{outcome:?}");
+    assert_ne!(outcome, Outcome::Changed(vec![(65536, false, false)]));
+}
+
+#[test]
+fn many_pages_are_compared_without_being_kept() {
+    let mut cluster = Cluster::new(16 << 30, RegionSize::DEFAULT, 4096, 7);
+    cluster.write((16 << 30) - 4096, &[1; 4096]);
+    cluster.snapshot();
+    cluster.write((8 << 30) + 4096, &[2; 4096]);
+    let since = cluster.snapshots[0].id;
+    let (mut at, mut found) = (0, Vec::new());
+    while at < 16 << 30 {
+        let kind = IoKind::Changed { offset: at, length: (16 << 30) - at, since, extents_max: 1 };
+        let Outcome::Changed(extents) = cluster.run(kind) else { panic!("refused") };
+        let (length, changed, _) = extents[0];
+        if changed {
+            found.push((at, length));
+        }
+        at += length;
+    }
+    assert_eq!(found, [((8 << 30) + 4096, 4096)]);
+}

@@ -4,6 +4,7 @@
 //! - [`page`]: one table page as runs.
 //! - [`view`]: what a lookup answers, without allocating.
 //! - [`stack`]: how writes, trims and snapshots change the layers of one region.
+//! - [`diff`]: what changed between two views of a region.
 //! - [`resolve`]: where the bytes of a read come from, where those of a write go.
 //!
 //! What is durable of this is encoded by `store`.
@@ -12,12 +13,14 @@
 //! a page, and where a new region comes from, is the agent's and the controller's to know.
 #![forbid(unsafe_code)]
 
+pub mod diff;
 pub mod page;
 pub mod resolve;
 pub mod stack;
 pub mod table;
 pub mod view;
 
+pub use diff::changed_blocks;
 pub use page::TablePage;
 pub use resolve::{
     BlockStatus, BlockStatuses, Fault, Segment, Segments, Source, Step, Steps, WriteSegment, WriteSegments,

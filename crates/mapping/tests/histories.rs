@@ -3,7 +3,8 @@
 mod naive;
 
 use mapping::{
-    BlockStatuses, Dropped, EntryView, Fault, PageTable, Segments, Source, TablePage, WriteTarget, resolve_write,
+    BlockStatuses, Dropped, EntryView, Fault, PageTable, Segments, Source, TablePage, WriteTarget, changed_blocks,
+    resolve_write,
 };
 use model::{
     BLOCK_BYTES, BlockBitmap, BlockRange, ByteRange, DiskRegion, EntryRun, Layer, LayerStack, LogicalDiskId, MapEntry,
@@ -53,6 +54,8 @@ struct Pair {
     table: PageTable,
     naive: Naive,
     durable: BTreeMap<PageIndex, Vec<EntryRun>>,
+    /// What the durable pages were when each of the naive volume's snapshots was taken.
+    snapshots: Vec<BTreeMap<PageIndex, Vec<EntryRun>>>,
     next_place: u32,
     merges: u32,
 }
@@ -62,7 +65,7 @@ impl Pair {
         let mut table = PageTable::new(size);
         table.load_absent(PageIndex(0), PageIndex(2));
         let naive = Naive::new((REGIONS * u64::from(size.blocks())) as usize);
-        Self { size, table, naive, durable: BTreeMap::new(), next_place: 64, merges: 0 }
+        Self { size, table, naive, durable: BTreeMap::new(), snapshots: Vec::new(), next_place: 64, merges: 0 }
     }
 
     fn blocks(&self) -> u64 {
@@ -273,16 +276,24 @@ impl Pair {
         }
     }
 
-    /// Every block that differs from a snapshot is reported by its layer's `written`, or by being zero now.
+    /// Every block that differs from a snapshot is told from the entries, and without merges no other one.
     fn check_diffs(&self) {
-        for (generation, seen) in &self.naive.snapshots {
-            for (index, (now, then)) in self.naive.blocks.iter().zip(seen).enumerate() {
-                let region = RegionIndex(FIRST_REGION + index as u64 / u64::from(self.size.blocks()));
-                let block = index as u32 % self.size.blocks();
-                let stack = self.table.entry(region).to_stack(self.size);
-                let layer = stack.iter().find(|layer| layer.blocks.contains(block));
-                let is_reported = now.place.is_none() || layer.is_some_and(|layer| layer.written > *generation);
-                assert!(now.stamp == then.stamp || is_reported, "a diff with {generation} misses block {index}");
+        for ((generation, seen), pages) in self.naive.snapshots.iter().zip(&self.snapshots) {
+            for region in (0..REGIONS).map(|region| RegionIndex(FIRST_REGION + region)) {
+                let runs = pages.get(&region.page()).map_or(&[][..], Vec::as_slice);
+                let page = TablePage::from_runs(self.size, runs);
+                let (older, newer) = (page.entry(region.slot()), self.table.entry(region));
+                let told = |is_ancestor| changed_blocks(older, newer, self.size, *generation, is_ancestor);
+                let (changed, by_place) = (told(true).expect("known"), told(false).expect("known"));
+                let blocks = self.naive_range(region, BlockRange::new(0, self.size.blocks()));
+                for (block, index) in blocks.enumerate() {
+                    let (now, then) = (self.naive.blocks[index], seen[index]);
+                    let is_told = changed.contains(block as u32);
+                    assert!(now.stamp == then.stamp || is_told, "a diff with {generation} misses block {index}");
+                    assert!(!is_told || by_place.contains(block as u32), "what moved alone counts for strangers");
+                    let exact = self.merges > 0 || now.stamp != then.stamp || !is_told;
+                    assert!(exact, "a diff with {generation} names block {index}, which is what it was");
+                }
             }
         }
     }
@@ -299,9 +310,13 @@ impl Pair {
                 let (region, blocks) = self.each_region(self.range(start, 0))[0];
                 self.trim_under_write(region, blocks);
             }
-            Step::TakeSnapshot => self.naive.take_snapshot(),
+            Step::TakeSnapshot => {
+                self.naive.take_snapshot();
+                self.snapshots.push(self.durable.clone());
+            }
             Step::DropNewestSnapshot => {
                 self.naive.snapshots.pop();
+                self.snapshots.pop();
             }
             Step::Reload => self.reload(),
             Step::Read { start, length } => {

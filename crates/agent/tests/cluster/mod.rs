@@ -79,6 +79,8 @@ pub enum Outcome {
     Done,
     Data(Vec<u8>),
     Status(Vec<(u64, bool)>),
+    /// Length, changed, zero.
+    Changed(Vec<(u64, bool, bool)>),
     Failed(IoError),
 }
 
@@ -202,6 +204,9 @@ impl Cluster {
             IoResult::Done => Outcome::Done,
             IoResult::Failed(error) => Outcome::Failed(error),
             IoResult::Status(extents) => Outcome::Status(extents.iter().map(|e| (e.length, e.zero)).collect()),
+            IoResult::Changed(extents) => {
+                Outcome::Changed(extents.iter().map(|e| (e.length, e.changed, e.zero)).collect())
+            }
             IoResult::Read(segments) => {
                 let mut data = Vec::new();
                 for segment in segments {
