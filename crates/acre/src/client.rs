@@ -63,6 +63,7 @@ fn segment(name: &str) -> String {
 
 fn call(request: &Request) -> Call {
     let volume = |name: &str| format!("/v1/volumes/{}", segment(name));
+    let snapshot = |name: &str| format!("/v1/snapshots/{}", segment(name));
     match request {
         Request::PoolCreate(pool) => Call::with(Method::POST, "/v1/pools", pool),
         Request::PoolList => Call::new(Method::GET, "/v1/pools"),
@@ -77,11 +78,37 @@ fn call(request: &Request) -> Call {
         Request::VolumeSet { name, set } => Call::with(Method::PATCH, volume(name), set),
         Request::VolumeResize { name, resize } => Call::with(Method::POST, volume(name) + "/resize", resize),
         Request::VolumeRename { name, rename } => Call::with(Method::POST, volume(name) + "/rename", rename),
-        Request::VolumeDelete { name, force } => Call::new(Method::DELETE, format!("{}?force={force}", volume(name))),
+        Request::VolumeDelete { name, force, snapshots } => {
+            Call::new(Method::DELETE, format!("{}?force={force}&snapshots={snapshots}", volume(name)))
+        }
+        Request::VolumeRollback { name, rollback } => Call::with(Method::POST, volume(name) + "/rollback", rollback),
         Request::VolumeMap { name, query } => {
             let path = format!("{}/map?offset={}&limit={}", volume(name), query.offset, query.limit());
             Call::new(Method::GET, path)
         }
+        // Who asks and when is the server's to say.
+        Request::SnapshotCreate { create, scheduled: _, now_unix_seconds: _ } => {
+            Call::with(Method::POST, "/v1/snapshots", create)
+        }
+        Request::SnapshotList { volume } => {
+            let of = volume.as_ref().map_or_else(String::new, |volume| format!("?volume={}", segment(volume)));
+            Call::new(Method::GET, format!("/v1/snapshots{of}"))
+        }
+        Request::SnapshotShow { name } => Call::new(Method::GET, snapshot(name)),
+        Request::SnapshotRename { name, rename } => Call::with(Method::POST, snapshot(name) + "/rename", rename),
+        Request::SnapshotDelete { name, force } => {
+            Call::new(Method::DELETE, format!("{}?force={force}", snapshot(name)))
+        }
+        Request::CloneCreate(clone) => Call::with(Method::POST, "/v1/clones", clone),
+        Request::CloneFlatten { name } => Call::new(Method::POST, volume(name) + "/flatten"),
+        Request::Diff(query) => {
+            let from = query.from.as_ref().map_or_else(String::new, |from| format!("from={}&", segment(from)));
+            let (to, offset, limit) = (segment(&query.to), query.offset, query.limit());
+            Call::new(Method::GET, format!("/v1/diff?{from}to={to}&offset={offset}&limit={limit}"))
+        }
+        Request::ScheduleSet { name, set } => Call::with(Method::PUT, volume(name) + "/schedule", set),
+        Request::ScheduleList => Call::new(Method::GET, "/v1/schedules"),
+        Request::ScheduleDelete { name } => Call::new(Method::DELETE, volume(name) + "/schedule"),
         Request::Status => Call::new(Method::GET, "/v1/status"),
         Request::Audit => Call::new(Method::POST, "/v1/audit"),
     }
@@ -99,16 +126,27 @@ fn answer(request: &Request, body: &[u8]) -> Result<Response, Error> {
     Ok(match request {
         Request::PoolCreate(_) | Request::PoolShow { .. } => Response::Pool(read(body)?),
         Request::PoolList => Response::Pools(read(body)?),
-        Request::PoolDelete { .. } | Request::VolumeDelete { .. } => Response::Done,
+        Request::PoolDelete { .. }
+        | Request::VolumeDelete { .. }
+        | Request::SnapshotDelete { .. }
+        | Request::ScheduleDelete { .. } => Response::Done,
         Request::DiskAdd(_) | Request::DiskShow { .. } => Response::Disk(read(body)?),
         Request::DiskList { .. } => Response::Disks(read(body)?),
         Request::VolumeCreate(_)
         | Request::VolumeShow { .. }
         | Request::VolumeSet { .. }
         | Request::VolumeResize { .. }
-        | Request::VolumeRename { .. } => Response::Volume(read(body)?),
+        | Request::VolumeRename { .. }
+        | Request::VolumeRollback { .. }
+        | Request::CloneCreate(_)
+        | Request::CloneFlatten { .. } => Response::Volume(read(body)?),
         Request::VolumeList { .. } => Response::Volumes(read(body)?),
         Request::VolumeMap { .. } => Response::VolumeMap(read(body)?),
+        Request::SnapshotCreate { .. } | Request::SnapshotList { .. } => Response::Snapshots(read(body)?),
+        Request::SnapshotShow { .. } | Request::SnapshotRename { .. } => Response::Snapshot(read(body)?),
+        Request::Diff(_) => Response::Diff(read(body)?),
+        Request::ScheduleSet { .. } => Response::Schedule(read(body)?),
+        Request::ScheduleList => Response::Schedules(read(body)?),
         Request::Status => Response::Status(read(body)?),
         Request::Audit => Response::Audit(read(body)?),
     })

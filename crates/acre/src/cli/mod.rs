@@ -310,6 +310,9 @@ struct VolumeRenameArguments {
 struct VolumeDeleteArguments {
     /// Its name
     name: String,
+    /// Its snapshots too
+    #[arg(long)]
+    snapshots: bool,
     /// Even if it holds data or hosts have it attached
     #[arg(long)]
     force: bool,

@@ -38,6 +38,11 @@ fn show(request: &Request, response: &Response, output: Output, out: &mut dyn Wr
             Response::Disks(disks) => print_json(out, disks),
             Response::Volume(volume) => print_json(out, volume),
             Response::Volumes(volumes) => print_json(out, volumes),
+            Response::Snapshot(snapshot) => print_json(out, snapshot),
+            Response::Snapshots(snapshots) => print_json(out, snapshots),
+            Response::Diff(diff) => print_json(out, diff),
+            Response::Schedule(schedule) => print_json(out, schedule),
+            Response::Schedules(schedules) => print_json(out, schedules),
             Response::VolumeMap(map) => print_json(out, map),
             Response::Status(status) => print_json(out, status),
             Response::Audit(report) => print_json(out, report),
@@ -51,6 +56,11 @@ fn show(request: &Request, response: &Response, output: Output, out: &mut dyn Wr
         Response::Disks(disks) => print(out, &table::disks(disks)),
         Response::Volume(volume) => print(out, &table::volume(volume)),
         Response::Volumes(volumes) => print(out, &table::volumes(volumes)),
+        Response::Snapshot(snapshot) => print_json(out, snapshot),
+        Response::Snapshots(snapshots) => print_json(out, snapshots),
+        Response::Diff(diff) => print_json(out, diff),
+        Response::Schedule(schedule) => print_json(out, schedule),
+        Response::Schedules(schedules) => print_json(out, schedules),
         Response::VolumeMap(map) => print(out, &table::volume_map(map)),
         Response::Status(status) => print(out, &table::status(status)),
         Response::Audit(report) => print(out, &table::audit(report)),
@@ -139,7 +149,8 @@ pub(super) fn volume(command: VolumeCommand, top: TopConnection, out: &mut dyn W
             (Request::VolumeRename { name: leaf.what.name, rename }, leaf.connection)
         }
         VolumeCommand::Delete(leaf) => {
-            (Request::VolumeDelete { name: leaf.what.name, force: leaf.what.force }, leaf.connection)
+            let what = leaf.what;
+            (Request::VolumeDelete { name: what.name, force: what.force, snapshots: what.snapshots }, leaf.connection)
         }
         VolumeCommand::Map(leaf) => {
             let (client, output) = leaf.connection.over(top)?;

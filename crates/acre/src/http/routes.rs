@@ -105,14 +105,17 @@ pub(super) struct OfPool {
     pool: Option<String>,
 }
 
-/// Whether to go through with it.
+/// Whether to go through with deleting a volume.
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Forced {
+pub(super) struct Deletion {
     /// Even if it holds data or hosts have it attached.
     #[serde(default)]
     force: bool,
+    /// Its snapshots too.
+    #[serde(default)]
+    snapshots: bool,
 }
 
 async fn ask<T>(state: &ApiState, request: Request, pick: impl FnOnce(Response) -> Option<T>) -> Answer<T> {
@@ -247,14 +250,15 @@ pub(super) async fn volume_set(
 }
 
 /// Deletes a volume and gives its space back.
-#[utoipa::path(delete, path = "/v1/volumes/{name}", params(("name" = String, Path), Forced),
+#[utoipa::path(delete, path = "/v1/volumes/{name}", params(("name" = String, Path), Deletion),
     responses((status = 204), (status = "default", body = Error)))]
 pub(super) async fn volume_delete(
     State(state): Control,
     Path(name): Path<String>,
-    Query(forced): Query<Forced>,
+    Query(deletion): Query<Deletion>,
 ) -> Answer<StatusCode> {
-    done(&state, Request::VolumeDelete { name, force: forced.force }).await
+    let Deletion { force, snapshots } = deletion;
+    done(&state, Request::VolumeDelete { name, force, snapshots }).await
 }
 
 /// Changes a volume's size.

@@ -72,7 +72,7 @@ impl EnginePlane {
     }
 
     async fn ask(&self, request: Request) -> Result<Response, Error> {
-        if let Request::VolumeDelete { name, force: false } = &request {
+        if let Request::VolumeDelete { name, force: false, .. } = &request {
             self.check_empty(name).await?;
         }
         let response = self.engine.request(request).await?;

@@ -9,7 +9,7 @@ use acre::tls::ServerTls;
 use api::{
     AuditFinding, AuditReport, Disk, DiskAdd, DiskCounters, DiskState, Error, Extent, ExtentState, FindingKind,
     Listener, MetadataUsage, PhysicalRun, Pool, PoolCreate, PoolState, Request, Response, Session, Status, Volume,
-    VolumeCounters, VolumeCreate, VolumeMap, VolumeMapQuery, VolumeState, check_name,
+    VolumeCounters, VolumeCreate, VolumeMap, VolumeMapQuery, VolumeSpace, VolumeState, check_name,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -104,7 +104,7 @@ impl StandIn {
                 volume.name = rename.new_name;
                 Ok(Response::Volume(volume.clone()))
             }
-            Request::VolumeDelete { name, force } => {
+            Request::VolumeDelete { name, force, .. } => {
                 let volume = state.volume(&name)?;
                 if !volume.sessions.is_empty() && !force {
                     return Err(Error::busy(format!(
@@ -117,6 +117,7 @@ impl StandIn {
             Request::VolumeMap { name, query } => state.volume(&name).map(|volume| map_of(volume, query)),
             Request::Status => Ok(Response::Status(Box::new(state.status()))),
             Request::Audit => Ok(Response::Audit(state.audit())),
+            other => Err(Error::unavailable(format!("the stand-in does not know {other:?}"))),
         }
     }
 }
@@ -194,6 +195,10 @@ impl State {
             size_bytes: new.size_bytes,
             region_bytes: new.region_bytes.unwrap_or(64 << 10),
             used_bytes: 0,
+            space: VolumeSpace::default(),
+            snapshots: 0,
+            origin: None,
+            flattening_percent: None,
             warn_bytes: new.warn_bytes,
             limit_bytes: new.limit_bytes,
             read_only: new.read_only,
