@@ -19,6 +19,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("api", 1),
     ("stream", 1),
     ("qcow2", 1),
+    ("qcow2", 1),
     ("agent", 2),
     ("controller", 2),
     ("node", 2),
