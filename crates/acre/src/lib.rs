@@ -18,3 +18,4 @@ pub mod patience;
 pub mod serve;
 pub mod systemd;
 pub mod tls;
+pub mod transfer;

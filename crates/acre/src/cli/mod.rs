@@ -4,6 +4,7 @@ mod map;
 mod operator;
 mod output;
 mod table;
+mod transfer;
 
 use crate::client::Client;
 use crate::config::{Address, DataOption, DiskSpec, ServeOptions};
@@ -101,6 +102,10 @@ enum Command {
     /// Volumes: what hosts see as disks
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Write a snapshot, or what changed since an older one, to a file
+    Export(Leaf<transfer::ExportArguments>),
+    /// Make a volume of a stream or an image, or apply an incremental stream to one
+    Import(Leaf<transfer::ImportArguments>),
     /// The whole server at a glance
     Status(Leaf<Nothing>),
     /// Check that every region has one owner
@@ -370,6 +375,8 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Result<u8, Error> {
         Command::Pool(command) => operator::pool(command, top, out),
         Command::Disk(command) => operator::disk(command, top, out),
         Command::Volume(command) => operator::volume(command, top, out),
+        Command::Export(leaf) => transfer::export(leaf, top, out),
+        Command::Import(leaf) => transfer::import(leaf, top, out),
         Command::Status(leaf) => operator::status(leaf.connection, top, out),
         Command::Audit(leaf) => operator::audit(leaf, top, out),
         Command::Openapi => output::print(out, &crate::http::document()).map(|()| 0),
