@@ -44,9 +44,8 @@ pub(super) fn judge(
         return match first_change(server, &applied.name, name)? {
             None => Ok(Standing::Applied(applied.name.clone())),
             Some(_) => Err(Error::exists(format!(
-                "{} is what this stream makes, and {name} has changed since; to have it back: acre volume rollback {name} {}",
-                applied.name,
-                short(applied)
+                "{} is what this stream makes, and {name} has changed since; to have it back: acre volume rollback {}",
+                applied.name, applied.name
             ))),
         };
     }
@@ -70,20 +69,15 @@ pub(super) fn judge(
     let sizes = [found.size_bytes, header.size_bytes];
     if found.size_bytes != base.size_bytes || !sizes.contains(&volume.size_bytes) {
         return Err(Error::invalid(format!(
-            "{name} has {} bytes, and {} had {}; go back to it: acre volume rollback {name} {}",
-            volume.size_bytes,
-            found.name,
-            base.size_bytes,
-            short(found)
+            "{name} has {} bytes, and {} had {}; go back to it: acre volume rollback {}",
+            volume.size_bytes, found.name, base.size_bytes, found.name
         )));
     }
     if !resume && let Some(change) = first_change(server, &found.name, name)? {
         return Err(Error::needs_force(format!(
             "{name} was written to since {} (first at byte {}). If that was an import of this stream that was cut short, go \
-             on with --resume; else go back first: acre volume rollback {name} {}",
-            found.name,
-            change.start,
-            short(found)
+             on with --resume; else go back first: acre volume rollback {}",
+            found.name, change.start, found.name
         )));
     }
     Ok(Standing::AtBase(volume, found.name.clone()))
@@ -131,11 +125,8 @@ impl<'a> Foreign<'a> {
             if start < offset {
                 return Err(Error::needs_force(format!(
                     "{} was written to at byte {start} since {}, which is no doing of this stream; go back first: acre volume \
-                     rollback {} {}",
-                    self.volume,
-                    self.base,
-                    self.volume,
-                    self.base.split_once('@').map_or("", |(_, name)| name)
+                     rollback {}",
+                    self.volume, self.base, self.base
                 )));
             }
             self.ahead = Some(ByteRange::new(start, range.end() - start));

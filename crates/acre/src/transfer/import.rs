@@ -13,7 +13,8 @@ use super::source::{self, Format, Image, Source, StreamSource};
 use super::writer::{VolumeWriter, Zeroes};
 use crate::config::Address;
 use api::{
-    Error, Request, SnapshotCreate, SnapshotIdentity, Volume, VolumeCreate, VolumeRename, VolumeResize, check_name,
+    Error, ErrorKind, Request, SnapshotCreate, SnapshotIdentity, Volume, VolumeCreate, VolumeRename, VolumeResize,
+    check_name,
 };
 use std::path::PathBuf;
 use stream::Header;
@@ -249,16 +250,18 @@ fn apply(server: &dyn Operator, what: &Import, stream: StreamSource) -> Result<I
     let foreign = what.resume.then(|| Foreign::new(server, &held, &what.volume));
     let applied = resize(server, &target, header.size_bytes).and_then(|()| changes(what, stream, foreign));
     let applied = applied.and_then(|data_bytes| take(server, &what.volume, &header).map(|()| data_bytes));
-    let data_bytes = applied.map_err(|error| Error {
-        kind: error.kind,
-        message: format!(
-            "{}. {} may hold some of the stream now, and has no snapshot of it: the same command with --resume goes on; acre \
-             volume rollback {} {} goes back",
-            error.message.trim_end_matches('.'),
-            what.volume,
-            what.volume,
-            held.split_once('@').map_or("", |(_, name)| name)
-        ),
+    let data_bytes = applied.map_err(|error| match error.kind {
+        // The way out of foreign writes is another one.
+        ErrorKind::NeedsForce => error,
+        kind => Error {
+            kind,
+            message: format!(
+                "{}. {} may hold some of the stream now, and has no snapshot of it: the same command with --resume goes on; \
+                 acre volume rollback {held} goes back",
+                error.message.trim_end_matches('.'),
+                what.volume,
+            ),
+        },
     })?;
     Ok(report(data_bytes, false))
 }

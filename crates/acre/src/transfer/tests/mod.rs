@@ -236,7 +236,7 @@ fn a_volume_that_was_written_to_is_left_alone_until_it_is_rolled_back() {
     let before = to.bytes("copy");
     let refused = into(&from, &to, "step", "copy").unwrap_err();
     assert!(
-        refused.kind == ErrorKind::NeedsForce && refused.message.contains("acre volume rollback copy 0"),
+        refused.kind == ErrorKind::NeedsForce && refused.message.contains("acre volume rollback copy@0"),
         "{refused}"
     );
     assert!(to.bytes("copy") == before, "nothing was written");
@@ -248,7 +248,7 @@ fn a_volume_that_was_written_to_is_left_alone_until_it_is_rolled_back() {
     assert!(to.bytes("copy") == new);
     to.change("copy", |bytes| bytes[0] ^= 1);
     let refused = into(&from, &to, "step", "copy").unwrap_err();
-    assert!(refused.message.contains("acre volume rollback copy 1"), "{refused}");
+    assert!(refused.message.contains("acre volume rollback copy@1"), "{refused}");
 }
 
 #[test]
