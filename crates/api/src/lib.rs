@@ -32,4 +32,6 @@ pub use snapshot::{
     SnapshotRename, SnapshotState, VolumeRollback, split_snapshot_name,
 };
 pub use status::{Listener, MetadataUsage, Status};
-pub use volume::{Session, Volume, VolumeCounters, VolumeCreate, VolumeRename, VolumeResize, VolumeSet, VolumeSpace, VolumeState};
+pub use volume::{
+    Session, Volume, VolumeCounters, VolumeCreate, VolumeRename, VolumeResize, VolumeSet, VolumeSpace, VolumeState,
+};

@@ -2,8 +2,8 @@
 
 use crate::{
     AuditReport, CloneCreate, Diff, DiffQuery, Disk, DiskAdd, Pool, PoolCreate, Schedule, ScheduleSet, Snapshot,
-    SnapshotCreate, SnapshotRename, Status, Volume, VolumeCreate, VolumeMap, VolumeMapQuery, VolumeRename, VolumeResize,
-    VolumeRollback, VolumeSet,
+    SnapshotCreate, SnapshotRename, Status, Volume, VolumeCreate, VolumeMap, VolumeMapQuery, VolumeRename,
+    VolumeResize, VolumeRollback, VolumeSet,
 };
 use serde::{Deserialize, Serialize};
 

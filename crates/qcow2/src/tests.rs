@@ -16,7 +16,7 @@ fn plain(size: u64, entries: &[u64], data: &[u8]) -> Vec<u8> {
     bytes[39] = 4;
     bytes[40..48].copy_from_slice(&(CLUSTER as u64).to_be_bytes());
     bytes[103] = 112;
-    bytes[CLUSTER..CLUSTER + 8].copy_from_slice(&(2 * CLUSTER as u64 | 1 << 63).to_be_bytes());
+    bytes[CLUSTER..CLUSTER + 8].copy_from_slice(&((2 * CLUSTER as u64) | (1 << 63)).to_be_bytes());
     for (index, entry) in entries.iter().enumerate() {
         bytes[2 * CLUSTER + index * 8..][..8].copy_from_slice(&entry.to_be_bytes());
     }
@@ -25,7 +25,7 @@ fn plain(size: u64, entries: &[u64], data: &[u8]) -> Vec<u8> {
 }
 
 fn host(cluster: u64) -> u64 {
-    cluster * CLUSTER as u64 | 1 << 63
+    (cluster * CLUSTER as u64) | (1 << 63)
 }
 
 fn refused(bytes: Vec<u8>) -> String {
@@ -55,7 +55,7 @@ fn a_compressed_cluster_is_decompressed() {
     let plaintext: Vec<u8> = (0..512_u32).map(|index| (index / 7) as u8).collect();
     let packed = miniz_oxide::deflate::compress_to_vec(&plaintext, 6);
     let place = 3 * CLUSTER as u64 + 5;
-    let bytes = plain(1024, &[1 << 62 | place], &[&[9; 5][..], &packed].concat());
+    let bytes = plain(1024, &[(1 << 62) | place], &[&[9; 5][..], &packed].concat());
     let mut reader = Reader::open(Memory(bytes.clone())).unwrap();
     let extent = reader.extent_at(0).unwrap().unwrap();
     assert_eq!(extent.length, 512);
@@ -84,7 +84,7 @@ fn what_is_not_supported_is_refused_and_says_how_to_go_on() {
     backed[19] = 8;
     backed[200..208].copy_from_slice(b"base.img");
     assert!(refused(backed).contains("base.img"));
-    let mut zstd = plain(1024, &[1 << 62 | 1536], &[0; 512]);
+    let mut zstd = plain(1024, &[(1 << 62) | 1536], &[0; 512]);
     (zstd[79], zstd[104]) = (8, 1);
     let error = Reader::open(Memory(zstd)).unwrap().extent_at(0).unwrap_err();
     assert!(error.to_string().contains("zstd") && error.to_string().contains("qemu-img convert"));
@@ -119,7 +119,7 @@ proptest! {
         entries in prop::collection::vec((0_u64..12, 0_u8..8), 64..200),
     ) {
         let entry = |(cluster, flags): &(u64, u8)| {
-            (u64::from(*flags) << 61 | cluster << (9 + (shape[0] >> 2 & 3)) | u64::from(flags & 1)).to_be_bytes()
+            ((u64::from(*flags) << 61) | (cluster << (9 + ((shape[0] >> 2) & 3))) | u64::from(flags & 1)).to_be_bytes()
         };
         let tables: Vec<u8> = entries.iter().flat_map(entry).collect();
         image(&[&shape[..], &tables.repeat(3)].concat());

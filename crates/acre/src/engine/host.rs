@@ -1,5 +1,6 @@
 //! One host's connection at a data thread: its socket, its protocol session and its volume.
 
+use crate::engine::catalog::volume_of;
 use crate::engine::tls::TlsStream;
 use agent::{HostId, IoId, VolumeSlot};
 use model::VolumeId;
@@ -80,15 +81,20 @@ impl Host {
         }
     }
 
-    /// Whether this client may know of the export.
+    /// Whether this client may know of the export. Whom a volume is opened to, its snapshots are too.
     pub(crate) fn may_see(&self, name: &str) -> bool {
-        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(name))
+        self.allowed.as_ref().is_none_or(|allowed| is_opened(allowed, name))
     }
 
     /// Whether nothing of it is lent to anybody: it can be moved or dropped.
     pub(crate) fn is_at_rest(&self) -> bool {
         !self.sending && matches!(self.receiving, Receiving::No)
     }
+}
+
+/// Whether rules that name `allowed` open this export.
+fn is_opened(allowed: &BTreeSet<String>, name: &str) -> bool {
+    allowed.contains(name) || allowed.contains(volume_of(name))
 }
 
 /// The name of a request at the agent: the host's place here, and the request's place in its connection.
@@ -107,5 +113,26 @@ pub(crate) struct SendBatch(pub(crate) OutputBatch);
 impl Gather for SendBatch {
     fn each_slice<'a>(&'a self, visit: &mut dyn FnMut(&'a [u8])) {
         self.0.slices().for_each(visit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whom_a_volume_is_opened_to_its_snapshots_are_too_and_not_the_other_way_round() {
+        let allowed: BTreeSet<String> = ["web".into(), "db@nightly".into()].into();
+        for (name, is_it) in [
+            ("web", true),
+            ("web@mon", true),
+            ("web2", false),
+            ("web2@mon", false),
+            ("db", false),
+            ("db@nightly", true),
+            ("db@other", false),
+        ] {
+            assert_eq!(is_opened(&allowed, name), is_it, "{name}");
+        }
     }
 }
