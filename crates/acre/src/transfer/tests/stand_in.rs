@@ -39,6 +39,7 @@ struct World {
     disks: BTreeMap<String, Disk>,
     /// Connections break once so many bytes have gone through them.
     budget_bytes: Option<usize>,
+    connections: usize,
 }
 
 /// The stand-in.
@@ -56,7 +57,11 @@ impl StandIn {
         std::thread::spawn(move || {
             for socket in listener.incoming().map_while(Result::ok) {
                 let world = Arc::clone(&shared);
-                std::thread::spawn(move || serve(socket, &world));
+                world.lock().unwrap().connections += 1;
+                std::thread::spawn(move || {
+                    serve(socket, &world);
+                    world.lock().unwrap().connections -= 1;
+                });
             }
         });
         Self { world, folder }
@@ -64,6 +69,18 @@ impl StandIn {
 
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap()
+    }
+
+    /// The world once every connection has ended: what was written on one that broke may come late.
+    fn settled(&self) -> MutexGuard<'_, World> {
+        loop {
+            let world = self.world();
+            if world.connections == 0 {
+                return world;
+            }
+            drop(world);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 
     pub(super) fn nbd(&self) -> Address {
@@ -80,15 +97,15 @@ impl StandIn {
     }
 
     pub(super) fn change(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
-        change(&mut self.world().disks.get_mut(name).unwrap().bytes);
+        change(&mut self.settled().disks.get_mut(name).unwrap().bytes);
     }
 
     pub(super) fn bytes(&self, name: &str) -> Vec<u8> {
-        self.world().view(name).unwrap()
+        self.settled().view(name).unwrap()
     }
 
     pub(super) fn take(&self, full: &str) {
-        self.world().take(full, None).unwrap();
+        self.settled().take(full, None).unwrap();
     }
 
     pub(super) fn rollback(&self, full: &str) {
