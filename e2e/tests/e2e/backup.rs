@@ -37,7 +37,7 @@ fn compare(server: &Server, left: &str, right: &str) -> Result<()> {
 
 fn start() -> Result<Server> {
     let mut server = Server::start(Options::disk("4G"))?;
-    server.create_volume("demo", "64M", &[])?;
+    server.create_volume("db", "64M", &[])?;
     Ok(server)
 }
 
@@ -49,22 +49,22 @@ fn twenty_incremental_streams_keep_a_copy_equal() -> Result<()> {
     let server = start()?;
     let mut random = Random::new(20);
     let path = |name: &str| server.folder().join(name).display().to_string();
-    scribble(&server, "demo", &mut random, SIZE)?;
-    server.acre(&["snapshot", "create", "demo@0"])?;
-    server.acre(&["export", "demo@0", &path("0")])?;
+    scribble(&server, "db", &mut random, SIZE)?;
+    server.acre(&["snapshot", "create", "db@0"])?;
+    server.acre(&["export", "db@0", &path("0")])?;
     server.acre(&["import", &path("0"), "copy"])?;
-    compare(&server, "demo@0", "copy@0")?;
+    compare(&server, "db@0", "copy@0")?;
     let mut size = SIZE;
     for step in 1..=20 {
         if step % 7 == 0 {
             size += MIB + 512;
-            server.acre(&["volume", "resize", "demo", &size.to_string()])?;
+            server.acre(&["volume", "resize", "db", &size.to_string()])?;
         }
-        scribble(&server, "demo", &mut random, size)?;
-        let (old, new) = (format!("demo@{}", step - 1), format!("demo@{step}"));
+        scribble(&server, "db", &mut random, size)?;
+        let (old, new) = (format!("db@{}", step - 1), format!("db@{step}"));
         server.acre(&["snapshot", "create", &new])?;
         // A host that goes on writing is in no snapshot.
-        scribble(&server, "demo", &mut random, size)?;
+        scribble(&server, "db", &mut random, size)?;
         server.acre(&["export", &new, &path(&step.to_string()), "--since", &old])?;
         server.acre(&["import", &path(&step.to_string()), "copy"])?;
         compare(&server, &new, &format!("copy@{step}")).with_context(|| format!("step {step}"))?;
@@ -81,13 +81,13 @@ fn a_stream_goes_through_a_pipe() -> Result<()> {
         return Ok(());
     }
     let server = start()?;
-    scribble(&server, "demo", &mut Random::new(3), SIZE)?;
-    server.acre(&["snapshot", "create", "demo@now"])?;
-    let mut out = server.acre_command().args(["export", "demo@now", "-"]).stdout(Stdio::piped()).spawn()?;
+    scribble(&server, "db", &mut Random::new(3), SIZE)?;
+    server.acre(&["snapshot", "create", "db@now"])?;
+    let mut out = server.acre_command().args(["export", "db@now", "-"]).stdout(Stdio::piped()).spawn()?;
     let stream = out.stdout.take().context("a pipe")?;
     let status = server.acre_command().args(["import", "-", "copy"]).stdin(stream).stdout(Stdio::null()).status()?;
     ensure!(status.success() && out.wait()?.success(), "the pipe broke");
-    compare(&server, "demo@now", "copy@now")
+    compare(&server, "db@now", "copy@now")
 }
 
 /// Starts `acre` with these arguments and kills it once `begun` holds.
@@ -100,7 +100,7 @@ fn kill_once(server: &Server, arguments: &[&str], begun: impl Fn() -> Result<boo
 }
 
 fn fill(server: &Server, seed: u64) -> Result<()> {
-    let mut session = server.session("demo")?;
+    let mut session = server.session("db")?;
     for index in 0..SIZE / MIB {
         let error = session.write(index * MIB, &noise(seed + index, MIB as usize), 0)?;
         ensure!(error == 0, "error {error} in MiB {index}");
@@ -121,26 +121,26 @@ fn exports_and_imports_that_were_killed_are_gone_on_with() -> Result<()> {
         Ok(length > 64 * KIB)
     };
     fill(&server, 100)?;
-    server.acre(&["snapshot", "create", "demo@a"])?;
+    server.acre(&["snapshot", "create", "db@a"])?;
     fill(&server, 9000)?;
-    server.acre(&["snapshot", "create", "demo@b"])?;
+    server.acre(&["snapshot", "create", "db@b"])?;
     let (full, step) = (path("full"), path("step"));
-    kill_once(&server, &["export", "demo@a", &full], || has_begun(&format!("{full}.partial")))?;
+    kill_once(&server, &["export", "db@a", &full], || has_begun(&format!("{full}.partial")))?;
     if !Path::new(&full).exists() {
-        server.acre(&["export", "demo@a", &full])?;
+        server.acre(&["export", "db@a", &full])?;
     }
-    kill_once(&server, &["export", "demo@b", &step, "--since", "a"], || has_begun(&format!("{step}.partial")))?;
+    kill_once(&server, &["export", "db@b", &step, "--since", "a"], || has_begun(&format!("{step}.partial")))?;
     if !Path::new(&step).exists() {
-        server.acre(&["export", "demo@b", &step, "--since", "a"])?;
+        server.acre(&["export", "db@b", &step, "--since", "a"])?;
     }
     kill_once(&server, &["import", &full, "copy"], || {
         Ok(server.acre_raw(&["volume", "show", "copy.importing"])?.status.success())
     })?;
     server.acre(&["import", &full, "copy", "--resume"])?;
-    compare(&server, "demo@a", "copy@a")?;
+    compare(&server, "db@a", "copy@a")?;
     kill_once(&server, &["import", &step, "copy"], || Ok(true))?;
     server.acre(&["import", &step, "copy", "--resume"])?;
-    compare(&server, "demo@b", "copy@b")?;
+    compare(&server, "db@b", "copy@b")?;
     server.audit()
 }
 
@@ -152,18 +152,18 @@ fn a_copy_that_was_written_to_is_rolled_back_first() -> Result<()> {
     let server = start()?;
     let path = |name: &str| server.folder().join(name).display().to_string();
     let mut random = Random::new(8);
-    scribble(&server, "demo", &mut random, SIZE)?;
-    server.acre(&["snapshot", "create", "demo@a"])?;
-    scribble(&server, "demo", &mut random, SIZE)?;
-    server.acre(&["snapshot", "create", "demo@b"])?;
-    server.acre(&["export", "demo@a", &path("full")])?;
-    server.acre(&["export", "demo@b", &path("step"), "--since", "demo@a"])?;
+    scribble(&server, "db", &mut random, SIZE)?;
+    server.acre(&["snapshot", "create", "db@a"])?;
+    scribble(&server, "db", &mut random, SIZE)?;
+    server.acre(&["snapshot", "create", "db@b"])?;
+    server.acre(&["export", "db@a", &path("full")])?;
+    server.acre(&["export", "db@b", &path("step"), "--since", "db@a"])?;
     server.acre(&["import", &path("full"), "copy"])?;
     scribble(&server, "copy", &mut random, SIZE)?;
     let said = server.acre_refused(&["import", &path("step"), "copy"])?;
     ensure!(said.contains("acre volume rollback copy@a"), "{said}");
     server.acre(&["volume", "rollback", "copy@a", "--force"])?;
     server.acre(&["import", &path("step"), "copy"])?;
-    compare(&server, "demo@b", "copy@b")?;
+    compare(&server, "db@b", "copy@b")?;
     server.audit()
 }
