@@ -268,6 +268,12 @@ impl World {
             // It has snapshots of its own, is flattened by now, or its agent cannot yet.
             (ViewTask::Flatten(_), Busy | Invalid) => {}
             (ViewTask::Diff { .. }, _) if troubled || error.kind == Busy => {}
+            // A clone that nobody has attached is being flattened for as long as that is so.
+            (ViewTask::Cut(_) | ViewTask::Rollback { .. }, Busy) if self.random.below(32) == 0 => {
+                if let ViewTask::Rollback { volume, .. } = task {
+                    self.volumes[volume].unsettled = false;
+                }
+            }
             (_, Busy) => self.operator.again(Task::View(task)),
             (_, kind) if troubled && !matches!(kind, NotFound | Exists | Invalid) => {
                 self.operator.again(Task::View(task));

@@ -296,7 +296,17 @@ impl World {
                 format!("host {index} ({:?}, {} in flight, oldest {oldest:?})", host.link, host.in_flight.len())
             })
             .collect();
-        let detail = format!("{why} in phase {:?}, and there wait: {}", self.phase, waiting.join("; "));
+        let attached: Vec<_> = (self.process.agents.iter())
+            .filter(|agent| !agent.engine.is_drained())
+            .map(|agent| format!("agent {} has {:?}", agent.number, agent.engine.reports()))
+            .collect();
+        let detail = format!(
+            "{why} in phase {:?}, and there wait: {}; {}; the operator: {:?}",
+            self.phase,
+            waiting.join("; "),
+            attached.join("; "),
+            self.operator
+        );
         self.fail(Violation::new(Invariant::FaultAlwaysEnds, detail));
     }
 
