@@ -20,15 +20,25 @@ pub struct Attached {
 impl Attached {
     /// Attaches an export; `folder` is where the file that stands for it appears.
     pub fn new(folder: &Path, uri: &str) -> Result<Attached> {
+        Attached::with(folder, uri, false)
+    }
+
+    /// The same, perhaps to be read only.
+    pub fn with(folder: &Path, uri: &str, read_only: bool) -> Result<Attached> {
         let point = folder.join("fuse");
         std::fs::create_dir_all(&point)?;
         let mut command = Command::new("nbdfuse");
+        if read_only {
+            command.arg("--readonly");
+        }
         command.arg(&point).arg(uri).stdin(Stdio::null()).stdout(Stdio::null());
         let fuse = command.spawn().context("cannot start nbdfuse")?;
         let mut attached = Attached { fuse, folder: folder.to_path_buf(), device: String::new() };
         let file = point.join("nbd");
         eventually("nbdfuse shows the volume", Duration::from_secs(10), || Ok(file.is_file()))?;
-        let device = run("losetup", &["--find", "--show", &file.display().to_string()])?;
+        let file = file.display().to_string();
+        let access: &[&str] = if read_only { &["--read-only"] } else { &[] };
+        let device = run("losetup", &[&["--find", "--show"], access, &[file.as_str()]].concat())?;
         attached.device = device.trim().to_owned();
         Ok(attached)
     }
@@ -72,9 +82,14 @@ pub struct Mounted {
 impl Mounted {
     /// Mounts the filesystem of this kind that lies on a device.
     pub fn new(attached: &Attached, kind: &str) -> Result<Mounted> {
+        Mounted::with(attached, kind, "rw")
+    }
+
+    /// The same with these options of `mount -o`.
+    pub fn with(attached: &Attached, kind: &str, options: &str) -> Result<Mounted> {
         let path = attached.folder.join("mount");
         std::fs::create_dir_all(&path)?;
-        run("mount", &["-t", kind, &attached.device, &path.display().to_string()])?;
+        run("mount", &["-t", kind, "-o", options, &attached.device, &path.display().to_string()])?;
         Ok(Mounted { path, mounted: true })
     }
 

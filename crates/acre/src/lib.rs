@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "this is a shell: it has clocks and threads")]
 
+pub mod calendar;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod http;
 pub mod logging;
 pub mod metrics;
 pub mod patience;
+pub mod schedule;
 pub mod serve;
 pub mod systemd;
 pub mod tls;

@@ -30,6 +30,8 @@ pub struct MetricsSnapshot {
     pub connections: u64,
     /// Volumes attached now.
     pub sessions: u64,
+    /// Looks at scheduled snapshots that failed.
+    pub schedule_failures: u64,
     /// The metadata store's size.
     pub metadata: MetadataUsage,
     /// What is wrong now.
@@ -64,6 +66,10 @@ pub struct VolumeMetrics {
     pub size_bytes: u64,
     /// What it has mapped, in bytes.
     pub used_bytes: u64,
+    /// How many snapshots it has.
+    pub snapshots: u64,
+    /// What only they refer to, in bytes.
+    pub snapshots_bytes: u64,
     /// What its hosts have done.
     pub counters: VolumeCounters,
 }
@@ -135,6 +141,8 @@ pub fn render(snapshot: &MetricsSnapshot) -> String {
     page.counter("acre_map_commits_total", "Commits of map changes.", snapshot.map_commits);
     let rounds = "Rounds of device flush that served hosts' flushes.";
     page.counter("acre_flush_rounds_total", rounds, snapshot.flush_rounds);
+    let behind = "Times a snapshot schedule could not be kept to, and was to be tried again.";
+    page.counter("acre_snapshot_schedule_failures_total", behind, snapshot.schedule_failures);
     page.gauge("acre_table_bytes", "What loaded tables occupy in memory.", snapshot.table_bytes as f64);
     page.gauge("acre_metadata_used_bytes", "What the metadata store takes.", snapshot.metadata.used_bytes as f64);
     page.gauge("acre_metadata_free_bytes", "What it may still take.", snapshot.metadata.free_bytes as f64);
@@ -190,9 +198,11 @@ fn disks(page: &mut Page, snapshot: &MetricsSnapshot) {
 }
 
 fn volumes(page: &mut Page, snapshot: &MetricsSnapshot) {
-    let figures: [Figure<VolumeMetrics>; 12] = [
+    let figures: [Figure<VolumeMetrics>; 14] = [
         ("acre_volume_size_bytes", "gauge", "What the volume claims to be.", |volume| volume.size_bytes),
-        ("acre_volume_used_bytes", "gauge", "What it has mapped.", |volume| volume.used_bytes),
+        ("acre_volume_used_bytes", "gauge", "What it and its snapshots have mapped.", |volume| volume.used_bytes),
+        ("acre_volume_snapshots", "gauge", "How many snapshots it has.", |volume| volume.snapshots),
+        ("acre_volume_snapshot_bytes", "gauge", "What only its snapshots refer to.", |volume| volume.snapshots_bytes),
         ("acre_volume_reads_total", "counter", "Reads.", |volume| volume.counters.reads),
         ("acre_volume_read_bytes_total", "counter", "Bytes read.", |volume| volume.counters.read_bytes),
         ("acre_volume_writes_total", "counter", "Writes.", |volume| volume.counters.writes),
@@ -229,6 +239,7 @@ mod tests {
                 name: "de\"mo".into(),
                 pool: "default".into(),
                 used_bytes: 65536,
+                snapshots: 3,
                 ..VolumeMetrics::default()
             }],
             faults: vec![("page", 3)],
@@ -238,6 +249,8 @@ mod tests {
         let page = render(&snapshot);
         assert!(page.contains("# TYPE acre_volume_used_bytes gauge\n"));
         assert!(page.contains("acre_volume_used_bytes{volume=\"de\\\"mo\",pool=\"default\"} 65536\n"), "{page}");
+        assert!(page.contains("acre_volume_snapshots{volume=\"de\\\"mo\",pool=\"default\"} 3\n"), "{page}");
+        assert!(page.contains("\nacre_snapshot_schedule_failures_total 0\n"), "{page}");
         assert!(page.contains("acre_faults_total{kind=\"page\"} 3\n"));
         assert!(page.contains("\nacre_connections 2\n"));
         assert!(page.ends_with('\n'));

@@ -95,7 +95,7 @@ fn nonsense_is_answered_with_a_kind_and_a_message() {
 #[test]
 fn a_body_that_is_too_large_is_refused() {
     let server = Server::start(Limits::default());
-    let answer = over_unix(&server, &post("/v1/pools", &" ".repeat(70 << 10)));
+    let answer = over_unix(&server, &post("/v1/pools", &" ".repeat(140 << 10)));
     assert_eq!(status(&answer), "400", "{answer}");
 }
 

@@ -67,6 +67,8 @@ impl Agent {
                     }
                     PieceOwner::Write { task } => volume.write_piece_done(&mut context, task, piece.disk, result),
                     PieceOwner::Edge { task, last } => volume.edge_read(&mut context, task, last, result, buffer),
+                    PieceOwner::MergeRead { task, part } => volume.merge_read(&mut context, task, part, result, buffer),
+                    PieceOwner::MergeWrite { task } => volume.merge_written(&mut context, task, piece.disk, result),
                     PieceOwner::Flush { round } => volume.disk_flushed(&mut context, round, result),
                 }
                 volume.commit_if_many(&mut context);

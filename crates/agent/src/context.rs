@@ -2,6 +2,7 @@
 
 use crate::counters::Counters;
 use crate::event::{Effect, IoId, IoResult, VolumeSlot};
+use crate::merge::MergeTask;
 use crate::planted::Planted;
 use crate::read::ReadTask;
 use crate::slab::Slab;
@@ -44,6 +45,7 @@ pub(crate) enum Task {
     Read(ReadTask),
     Write(WriteTask),
     Zero(ZeroTask),
+    Merge(MergeTask),
 }
 
 /// One request to a node: whose it is.
@@ -63,6 +65,10 @@ pub(crate) enum PieceOwner {
     Write { task: u32 },
     /// An edge block that a write is merged with: the first, or the last.
     Edge { task: u32, last: bool },
+    /// Piece `part` of what a merge reads.
+    MergeRead { task: u32, part: u16 },
+    /// What a merge writes.
+    MergeWrite { task: u32 },
     /// The flush of one disk, in a round.
     Flush { round: u64 },
 }

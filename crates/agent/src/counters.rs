@@ -39,6 +39,8 @@ pub struct Counters {
     pub held: u64,
     /// Partial blocks merged with what was there.
     pub merges: u64,
+    /// Regions whose layers were merged into one.
+    pub regions_merged: u64,
 }
 
 impl Counters {
@@ -63,6 +65,7 @@ impl Counters {
             failed,
             held,
             merges,
+            regions_merged,
         } = other;
         self.reads += reads;
         self.read_bytes += read_bytes;
@@ -82,5 +85,6 @@ impl Counters {
         self.failed += failed;
         self.held += held;
         self.merges += merges;
+        self.regions_merged += regions_merged;
     }
 }

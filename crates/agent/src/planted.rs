@@ -60,11 +60,15 @@ pub enum Bug {
     ThawKeepsGeneration,
     /// A trim over what a snapshot sees hides nothing of it.
     ZeroLayerForgotten,
+    /// A merge loses the blocks of the lowest layer.
+    MergeForgetsBlocks,
+    /// A region is written while it is merged.
+    MergeIgnoresWrites,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::DeviceFlushSkipped,
         Self::CommitBeforeFlush,
         Self::BitBeforeData,
@@ -84,5 +88,7 @@ impl Bug {
         Self::FreezeWithoutCommit,
         Self::ThawKeepsGeneration,
         Self::ZeroLayerForgotten,
+        Self::MergeForgetsBlocks,
+        Self::MergeIgnoresWrites,
     ];
 }

@@ -60,7 +60,7 @@ impl Volume {
             Order::Freeze => self.freeze(context, command),
             Order::Thaw { generation, frozen_through } => self.thaw(context, command, generation, frozen_through),
             Order::SetFrozen { frozen_through } => self.set_frozen(context, command, frozen_through),
-            Order::Flatten { .. } => self.order_done(context, command, OrderOutcome::Failed),
+            Order::Flatten { through } => self.flatten(context, command, through),
             Order::Release { force } => {
                 if !self.hosts.is_empty() && !force {
                     let outcome = OrderOutcome::Busy { hosts: self.hosts.len() as u32 };
@@ -95,6 +95,7 @@ impl Volume {
     /// Starts to leave: drain, commit, detach.
     pub(crate) fn leave(&mut self, context: &mut Context<'_>, order: Option<CommandId>) {
         self.leaving = Some(Leaving::Draining { order });
+        self.end_flattens(context);
         if self.freeze.holds() {
             // No thaw will come: what is held is refused.
             self.retry_held(context);
@@ -155,7 +156,7 @@ impl Volume {
 
     /// Whether a volume without hosts leaves after a while: not in the middle of something.
     fn may_idle_out(&self) -> bool {
-        self.leaving.is_none() && self.freeze.is_open()
+        self.leaving.is_none() && self.freeze.is_open() && self.flattens.is_idle()
     }
 
     pub(crate) fn tick(&mut self, context: &mut Context<'_>) {

@@ -4,10 +4,13 @@ use crate::changes::MapChanges;
 use crate::context::Context;
 use crate::counters::Counters;
 use crate::event::{HostId, HostVolume, IoId, IoKind, IoRequest, VolumeSlot};
+use crate::flatten::Flattens;
 use crate::flush::FlushState;
 use crate::freeze::Freeze;
 use crate::grants::Grants;
 use crate::inflight::{InFlight, WriteRanges};
+use crate::merge::Merges;
+use crate::write::Unplaced;
 use crate::zero::ZeroOwner;
 use mapping::PageTable;
 use model::{BLOCK_BYTES, ByteRange, DiskId, IoError, PageIndex, Time};
@@ -64,6 +67,8 @@ pub(crate) struct Volume {
     /// Orders that are done once the writes in flight have ended and are committed.
     pub(crate) draining: Vec<CommandId>,
     pub(crate) freeze: Freeze,
+    pub(crate) merges: Merges,
+    pub(crate) flattens: Flattens,
     pub(crate) leaving: Option<Leaving>,
     /// Hosts that came while the volume was being detached.
     pub(crate) waiting_hosts: Vec<HostId>,
@@ -89,7 +94,8 @@ impl Volume {
         // A session before this one may have died with its last writes in a disk's volatile cache, acknowledged or since
         // read by a host. The first flush covers those too.
         let mut dirty_disks: SmallVec<[DiskId; 4]> = SmallVec::new();
-        for chunklet in attachment.layouts.iter().flat_map(|layout| layout.rows.iter().flatten()) {
+        let written = attachment.layouts.iter().filter(|layout| attachment.written.contains(&layout.id));
+        for chunklet in written.flat_map(|layout| layout.rows.iter().flatten()) {
             if !dirty_disks.contains(&chunklet.disk) {
                 dirty_disks.push(chunklet.disk);
             }
@@ -114,6 +120,8 @@ impl Volume {
             grant_refused: None,
             draining: Vec::new(),
             freeze: Freeze::default(),
+            merges: Merges::default(),
+            flattens: Flattens::default(),
             leaving: None,
             waiting_hosts: Vec::new(),
             resume: false,
@@ -207,7 +215,7 @@ impl Volume {
         }
     }
 
-    fn refuse(&mut self, context: &mut Context<'_>, request: IoRequest, error: IoError) {
+    pub(crate) fn refuse(&mut self, context: &mut Context<'_>, request: IoRequest, error: IoError) {
         if let IoKind::Write { data, .. } = request.kind {
             context.buffers.put(data);
         }
@@ -215,9 +223,14 @@ impl Volume {
     }
 
     fn start(&mut self, context: &mut Context<'_>, request: IoRequest) -> Result<(), IoRequest> {
-        let overlaps = write_range(&request.kind).is_some_and(|range| self.writes.overlaps(range));
-        if overlaps && !context.shared.config.planted.has(crate::planted::Bug::OverlapAllowed) {
-            return Err(request);
+        if let Some(range) = write_range(&request.kind) {
+            let overlaps = self.writes.overlaps(range);
+            if overlaps && !context.shared.config.planted.has(crate::planted::Bug::OverlapAllowed) {
+                return Err(request);
+            }
+            if self.waits_for_merge(range) {
+                return Err(request);
+            }
         }
         match request.kind {
             IoKind::Read { offset, length } => {
@@ -225,7 +238,12 @@ impl Volume {
             }
             IoKind::Write { .. } => self.start_write(context, request),
             IoKind::Zero { offset, length, fua, keep_space } => {
-                self.start_zero(context, request.id, ByteRange::new(offset, length), fua, keep_space);
+                let range = ByteRange::new(offset, length);
+                match self.merge_for_zero(context, range, keep_space) {
+                    Ok(()) => self.start_zero(context, request.id, range, fua, keep_space),
+                    Err(Unplaced::Blocked) => return Err(request),
+                    Err(Unplaced::Failed(error)) => self.refuse(context, request, error),
+                }
                 Ok(())
             }
             IoKind::Prefetch { offset, length } => {
@@ -250,6 +268,7 @@ impl Volume {
         self.retrying = true;
         loop {
             self.retry_again = false;
+            self.merge_wanted(context);
             let held = std::mem::take(&mut self.held);
             if held.is_empty() {
                 break;
@@ -288,10 +307,17 @@ impl Volume {
                 {
                     Err(Held::Shrink { command, range })
                 }
-                Held::Shrink { command, range } => {
-                    self.zero_range(context, ZeroOwner::Order(command), range, false);
-                    Ok(())
-                }
+                Held::Shrink { command, range } => match self.merge_for_zero(context, range, false) {
+                    Ok(()) => {
+                        self.zero_range(context, ZeroOwner::Order(command), range, false);
+                        Ok(())
+                    }
+                    Err(Unplaced::Blocked) => Err(Held::Shrink { command, range }),
+                    Err(Unplaced::Failed(_)) => {
+                        self.order_done(context, command, wire::OrderOutcome::Failed);
+                        Ok(())
+                    }
+                },
             };
             if let Err(next) = outcome {
                 kept.extend(range);
@@ -303,7 +329,7 @@ impl Volume {
 
     /// An I/O has ended: whoever waited for that goes on.
     pub(crate) fn io_ended(&mut self, context: &mut Context<'_>) {
-        if !self.held.is_empty() || self.retrying {
+        if !self.held.is_empty() || self.retrying || !self.merges.wanted.is_empty() {
             self.retry_held(context);
         }
         self.commit_next(context);
@@ -313,7 +339,20 @@ impl Volume {
             }
             self.freeze_when_drained(context);
         }
+        self.go_on_in_background(context);
         self.leave_when_quiet(context);
+    }
+
+    /// Does what nobody waits for, as far as there is room for it now.
+    pub(crate) fn go_on_in_background(&mut self, context: &mut Context<'_>) {
+        self.flatten_on(context);
+        self.merge_in_background(context);
+    }
+
+    /// Whether nothing is held back.
+    pub(crate) fn is_unhindered(&self) -> bool {
+        // (While held I/O is being tried again, what is still held is not in its queue.)
+        self.held.is_empty() && !self.retrying
     }
 
     /// Asks for a page, unless that is under way.
@@ -349,6 +388,7 @@ impl Volume {
             self.table.load_absent(next, absent_until);
         }
         self.retry_held(context);
+        self.flatten_on(context);
     }
 
     /// Whether `regions` more can be mapped now; if not, asks for them.
@@ -410,12 +450,14 @@ impl Volume {
                 };
                 runs.into_iter().for_each(|run| self.grants.add(run));
                 self.retry_held(context);
+                self.go_on_in_background(context);
             }
             Err(error) => {
                 self.grants.scarce = true;
                 // What this volume itself has given up comes back with its next commit: worth a try before failing.
                 let space = matches!(error, GrantError::PoolFull | GrantError::PoolLimit | GrantError::VolumeLimit);
-                if space && !self.held.is_empty() && (self.changes.has_freed() || self.flush.is_freeing()) {
+                let waits = !self.held.is_empty() || !self.merges.wanted.is_empty();
+                if space && waits && (self.changes.has_freed() || self.flush.is_freeing()) {
                     return self.flush_for(context, crate::flush::Waiter::Regrant);
                 }
                 self.fail_held_for(context, error);
@@ -427,6 +469,7 @@ impl Volume {
         self.grant_refused = Some(error);
         self.retry_held(context);
         self.grant_refused = None;
+        self.flatten_on(context);
     }
 
     /// Notes that the map changed, for the timer that commits.
@@ -435,8 +478,7 @@ impl Volume {
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
-        // (While held I/O is being tried again, what is still held is not in its queue.)
-        self.writes.is_empty() && self.inflight.is_empty() && self.held.is_empty() && !self.retrying
+        self.writes.is_empty() && self.inflight.is_empty() && self.is_unhindered()
     }
 
     fn prefetch(&mut self, context: &mut Context<'_>, id: IoId, offset: u64, length: u64) -> Result<(), Blocked> {

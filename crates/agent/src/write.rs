@@ -75,6 +75,15 @@ impl Volume {
         let IoKind::Write { offset, length, data, fua } = request.kind else {
             unreachable!("the caller has matched a write");
         };
+        match self.merge_for_write(context, ByteRange::new(offset, u64::from(length)), &data) {
+            Ok(()) => {}
+            Err(unplaced) => {
+                let request = IoRequest { kind: IoKind::Write { offset, length, data, fua }, ..request };
+                let Unplaced::Failed(error) = unplaced else { return Err(request) };
+                self.refuse(context, request, error);
+                return Ok(());
+            }
+        }
         let owner = WriteOwner::Host { id: request.id, fua };
         self.begin_write(context, owner, offset, length, data).map_err(|data| IoRequest {
             id: request.id,
@@ -339,7 +348,7 @@ impl Volume {
                         && matches!(view, EntryView::Full { written, .. } if written == self.attachment.generation);
                 }
                 WriteTarget::NeedsRegion => wanted += 1,
-                WriteTarget::NeedsMerge => unreachable!("a stack is full only under many snapshots"),
+                WriteTarget::NeedsMerge => unreachable!("a write begins only when no region of it needs a merge"),
             }
             regions.push(RegionWrite { region, blocks, place, data: runs, settled });
             at = end;
@@ -396,6 +405,9 @@ impl Volume {
         };
         self.counters.regions_adjoining += u64::from(neighbours.iter().any(adjoins));
         self.table.map_region(region, place, born);
+        if let EntryView::Stack(layers) = self.table.entry(region) {
+            self.merges.note(region, mapping::stack::region_layers(layers));
+        }
         self.changes.assigned(region, place);
         place
     }
@@ -403,7 +415,7 @@ impl Volume {
     /// Mapped regions near `region` in its window, and the one before the window: left ones first, nearest first. Those
     /// that take writes come before those that a snapshot sees: what is beside these is mostly taken, and never one extent
     /// with them.
-    fn neighbours(&self, region: RegionIndex) -> SmallVec<[Neighbour; 4]> {
+    pub(crate) fn neighbours(&self, region: RegionIndex) -> SmallVec<[Neighbour; 4]> {
         let window = Grants::window_regions(self.attachment.region_size);
         let first = region.0 / window * window;
         let left = (first.saturating_sub(1)..region.0).rev().map(|index| -((region.0 - index) as i64));
@@ -615,8 +627,8 @@ pub(crate) fn io_error(error: wire::GrantError) -> IoError {
     }
 }
 
-/// Why a write has no place.
-enum Unplaced {
+/// Why a write has no place, or may not begin.
+pub(crate) enum Unplaced {
     Blocked,
     Failed(IoError),
 }

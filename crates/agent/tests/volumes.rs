@@ -129,6 +129,23 @@ fn a_failed_device_flush_commits_nothing() {
 }
 
 #[test]
+fn a_session_s_first_flush_covers_what_a_session_before_it_left_in_the_disks_caches() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 4096]);
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    cluster.write(0, &[2; 4096]);
+    cluster.replace_agent();
+    assert_eq!(cluster.read(0, 4096), vec![2; 4096], "in place, and in the disk's cache only");
+    let before = cluster.flushes;
+    cluster.fail_flushes = 1;
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Failed(IoError::Device));
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    assert_eq!(cluster.flushes, before + 2, "ACKED_FLUSH_IS_DURABLE");
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    assert_eq!(cluster.flushes, before + 2, "once is enough");
+}
+
+#[test]
 fn fault_39_a_write_with_fua_is_durable_alone() {
     let mut cluster = small();
     assert_eq!(cluster.run(write(8192, &[4; 512], true)), Outcome::Done);
@@ -171,6 +188,22 @@ fn a_volume_in_use_is_released_only_by_force() {
     cluster.settle();
     assert!(cluster.detached && cluster.evicted.len() == 1);
     assert_eq!(cluster.mapped_units(), 4, "what was written is committed on the way out");
+}
+
+#[test]
+fn a_volume_does_not_leave_behind_what_it_holds_while_that_is_tried_again() {
+    let mut cluster = small();
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    // Both wait for the same page; the trim ends first, and nothing else is in flight then.
+    let trim = cluster.submit(IoKind::Zero { offset: 0, length: 65536, fua: false, keep_space: false });
+    let write = cluster.submit(write(1 << 20, &[1; 4096], false));
+    cluster.order(1, Order::Release { force: true });
+    cluster.settle();
+    for id in [trim, write] {
+        assert_eq!(cluster.done.get(&id), Some(&Outcome::Done), "FAULT_ALWAYS_ENDS");
+    }
+    assert!(cluster.detached);
+    assert_eq!(cluster.mapped_units(), 4);
 }
 
 #[test]

@@ -202,6 +202,37 @@ pub struct ScheduleSet {
     pub keep: Vec<KeepRule>,
 }
 
+impl ScheduleSet {
+    /// The shortest time from one snapshot to the next, in seconds.
+    pub const EVERY_SECONDS_MIN: u64 = 60;
+    /// The most rules.
+    pub const KEEP_MAX: usize = 16;
+
+    /// Whether it can be kept to.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`], with the rule in words.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.every_seconds < Self::EVERY_SECONDS_MIN {
+            let least = Self::EVERY_SECONDS_MIN;
+            return Err(Error::invalid(format!(
+                "a snapshot every {} s is too many; the least is {least} s",
+                self.every_seconds
+            )));
+        }
+        if self.keep.is_empty() || self.keep.len() > Self::KEEP_MAX {
+            let (given, most) = (self.keep.len(), Self::KEEP_MAX);
+            return Err(Error::invalid(format!(
+                "a schedule says what to keep in 1 to {most} rules, such as 24h:all; {given} are given"
+            )));
+        }
+        if self.keep.iter().any(|rule| rule.within_seconds == 0) {
+            return Err(Error::invalid("a rule that keeps what is younger than 0 s keeps nothing; say for how long"));
+        }
+        Ok(())
+    }
+}
+
 /// A volume's schedule.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Schedule {
@@ -216,6 +247,17 @@ pub struct Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_schedule_that_would_flood_or_keep_nothing_is_refused() {
+        let rule = KeepRule { within_seconds: 60, each_seconds: 0 };
+        let check = |every_seconds, keep: &[KeepRule]| ScheduleSet { every_seconds, keep: keep.to_vec() }.check();
+        assert_eq!(check(60, &[rule; 16]), Ok(()));
+        assert!(check(59, &[rule]).is_err());
+        assert!(check(60, &[]).is_err());
+        assert!(check(60, &[rule; 17]).is_err());
+        assert!(check(60, &[KeepRule { within_seconds: 0, ..rule }]).is_err());
+    }
 
     #[test]
     fn a_full_name_is_a_volume_and_a_snapshot() {

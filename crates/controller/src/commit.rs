@@ -178,6 +178,11 @@ impl Controller {
         let freed = if planted.has(Bug::UsageForgotten) { 0 } else { freed_mapped };
         let volume = self.volumes.get_mut(&volume_id).expect("the caller found it");
         volume.progress.mapped_units = volume.progress.mapped_units + checked.taken - freed;
+        for run in &checked.takes {
+            if let Err(at) = volume.progress.logical_disks.binary_search(&run.logical_disk) {
+                volume.progress.logical_disks.insert(at, run.logical_disk);
+            }
+        }
         self.touched_volumes.insert(volume_id);
         self.touched_pools.insert(pool_id);
         self.start_folds();

@@ -180,8 +180,12 @@ impl Controller {
             Key::Volume(id) => Ok((id, VolumeRecord::decode(value)?)),
             other => Err(misplaced(other)),
         })? {
-            let progress = progress.remove(&id).unwrap_or_default();
+            let mut progress = progress.remove(&id).unwrap_or_default();
             let pool = self.pools.get_mut(&record.pool).ok_or_else(|| dangling(id, record.pool))?;
+            if self.upgrading {
+                progress.logical_disks = pool.logical_disks.keys().copied().collect();
+                self.batch.put(Key::VolumeProgress(id), progress.encode());
+            }
             pool.mapped_units += progress.mapped_units;
             if !record.deleting {
                 self.names.insert(record.name.clone(), id);

@@ -94,7 +94,10 @@ impl Controller {
             Some(branch) if !session.of_snapshot => branch.record.frozen_through,
             _ => view.generation(),
         };
-        let read_only = self.volumes.get(&session.volume).is_some_and(|volume| volume.record.read_only);
+        let volume = self.volumes.get(&session.volume);
+        let read_only = volume.is_some_and(|volume| volume.record.read_only);
+        // (What a snapshot sees was made durable before it was taken.)
+        let written = volume.map(|volume| volume.progress.logical_disks.clone()).unwrap_or_default();
         let attachment = Attachment {
             volume: session.volume,
             branch: view.branch(),
@@ -105,6 +108,7 @@ impl Controller {
             frozen_through,
             read_only: read_only || session.read_only,
             layouts: pool.logical_disks.values().cloned().collect(),
+            written,
         };
         let volume = session.volume;
         self.to_agent(agent, ControllerMessage::Attached { request, result: Ok(attachment) });

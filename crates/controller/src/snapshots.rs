@@ -359,6 +359,7 @@ impl Controller {
         self.batch.put(Key::Volume(volume_id), record.encode());
         self.batch.put(Key::VolumeName(create.name.as_bytes()), volume_id.encode());
         self.names.insert(create.name.clone(), volume_id);
+        // (What it inherits was made durable before the snapshot was taken.)
         self.volumes.insert(volume_id, Volume::new(record, VolumeProgress::default(), false));
         self.after.push(After::Visible(vec![volume_id]));
         self.after.push(After::Reply(id, View::Volume(volume_id)));

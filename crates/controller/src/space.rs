@@ -20,20 +20,21 @@ impl Controller {
         };
         let own_bytes = held(newest, LIVE);
         let shared_with_snapshots_bytes = held(origin, newest);
-        let kept = self.kept_units(id) * UNIT_BYTES;
+        let staying = self.staying_views(id);
+        let kept = self.kept_units(id, &staying) * UNIT_BYTES;
         VolumeSpace {
             referenced_bytes: branch.held(LIVE, |_| true) * UNIT_BYTES,
             own_bytes,
             shared_with_snapshots_bytes,
             shared_with_origin_bytes: branch.held(LIVE, |bucket| bucket <= origin) * UNIT_BYTES,
             snapshots_bytes: volume.used_bytes().saturating_sub(own_bytes + shared_with_snapshots_bytes),
-            delete_frees_bytes: volume.used_bytes().saturating_sub(kept),
+            delete_frees_bytes: volume.used_bytes().saturating_sub(kept)
+                + self.freed_elsewhere(id, &staying) * UNIT_BYTES,
         }
     }
 
-    /// How many units of a volume's own would stay for the clones that others made of its snapshots.
-    fn kept_units(&self, id: VolumeId) -> u64 {
-        // The views that would stay, by branch: a branch that stays needs its origin.
+    /// The views that would stay without a volume, by branch: those that are the origin of a branch that stays.
+    fn staying_views(&self, id: VolumeId) -> BTreeMap<BranchId, BTreeSet<Generation>> {
         let mut staying: BTreeMap<BranchId, BTreeSet<Generation>> = BTreeMap::new();
         for (branch_id, branch) in self.branches.iter().rev() {
             let stays = branch.record.volume != id || staying.contains_key(branch_id);
@@ -41,10 +42,47 @@ impl Controller {
                 staying.entry(origin).or_default().insert(generation);
             }
         }
+        staying
+    }
+
+    /// How many units of a volume's own would stay for the clones that others made of its snapshots.
+    fn kept_units(&self, id: VolumeId, staying: &BTreeMap<BranchId, BTreeSet<Generation>>) -> u64 {
         let own = self.branches.iter().filter(|(_, branch)| branch.record.volume == id);
         own.filter_map(|(branch_id, branch)| Some((branch, staying.get(branch_id)?)))
             .map(|(branch, views)| kept_of(branch, views))
             .sum()
+    }
+
+    /// How many units taking back one snapshot frees: what it alone holds, and what was only kept for the branch that goes
+    /// with it.
+    fn freed_with(&self, branch_id: BranchId, generation: Generation) -> u64 {
+        let Some(branch) = self.branches.get(&branch_id) else { return 0 };
+        let is_last = branch.record.ended && !branch.has_live_end() && branch.snapshots.len() == 1;
+        let origin = branch.record.origin.filter(|_| is_last);
+        branch.unique(generation) + origin.map_or(0, |origin| self.freed_behind(origin, 1))
+    }
+
+    /// How many units are freed when so many of a snapshot's forks go: none unless it is deleted and these are all.
+    fn freed_behind(&self, (branch, generation): (BranchId, Generation), forks: u32) -> u64 {
+        let snapshot = self.branches.get(&branch).and_then(|branch| branch.snapshots.get(&generation));
+        let is_hidden = snapshot.and_then(|id| self.snapshots.get(id)).is_some_and(|snapshot| snapshot.record.deleted);
+        if is_hidden && self.forks(branch, generation) == forks { self.freed_with(branch, generation) } else { 0 }
+    }
+
+    /// How many units of other volumes are kept for a volume alone.
+    fn freed_elsewhere(&self, id: VolumeId, staying: &BTreeMap<BranchId, BTreeSet<Generation>>) -> u64 {
+        let mut origins: BTreeMap<(BranchId, Generation), u32> = BTreeMap::new();
+        let going = (self.branches.iter())
+            .filter(|(branch_id, branch)| branch.record.volume == id && !staying.contains_key(branch_id));
+        for (_, branch) in going {
+            let elsewhere = |(origin, _): &(BranchId, Generation)| {
+                self.branches.get(origin).is_some_and(|origin| origin.record.volume != id)
+            };
+            if let Some(origin) = branch.record.origin.filter(elsewhere) {
+                *origins.entry(origin).or_default() += 1;
+            }
+        }
+        origins.into_iter().map(|(origin, forks)| self.freed_behind(origin, forks)).sum()
     }
 
     /// The snapshot of another volume that a volume is a clone of.
@@ -86,7 +124,7 @@ impl Controller {
             created_unix_seconds: record.created_unix_seconds,
             size_bytes: record.size_bytes,
             referenced_bytes: branch.referenced(record.generation) * UNIT_BYTES,
-            unique_bytes: branch.unique(record.generation) * UNIT_BYTES,
+            unique_bytes: self.freed_with(record.branch, record.generation) * UNIT_BYTES,
             scheduled: record.scheduled,
             clones,
             progress_percent: (state == SnapshotState::Deleting)

@@ -1,5 +1,6 @@
 //! What hosts do: connect, ask, compare the answers with the oracle, drop the line, misbehave.
 
+use crate::disk::SimDisk;
 use crate::door::Door;
 use crate::fabric::{Happening, Way};
 use crate::host::{self, Asked, Draw, Farewell, Link, Part, Request, ZEROES};
@@ -99,7 +100,8 @@ impl World {
                 ClientEvent::Opened(opened) => {
                     self.hosts[index].link = Link::Open;
                     let volume = &self.volumes[self.hosts[index].volume];
-                    if opened.size_bytes != volume.size_bytes && !volume.unsettled && volume.id.is_some() {
+                    let settled = !volume.unsettled && volume.id.is_some() && door > volume.resized_door;
+                    if opened.size_bytes != volume.size_bytes && settled {
                         let detail = format!("{} opens with {} bytes", volume.name, opened.size_bytes);
                         self.fail(Violation::new(Invariant::NoErrorWithoutFault, detail));
                     }
@@ -343,8 +345,10 @@ impl World {
             let detail = format!("{} refuses {:?} with {error:?}: {why}", state.name, request.asked);
             Err(Violation::new(invariant, detail))
         };
-        // (A disk whose flush failed has no room for anybody any more.)
         let broken = self.disks.iter().any(|disk| disk.faults_injected > 0);
+        // A disk whose flush failed has no room for anybody until the process starts anew. One that only failed to read
+        // or write has.
+        let shut = self.disks.iter().any(SimDisk::flush_was_lost);
         let store_may_fail = self.plan.store_full || self.plan.store_failures > 0;
         match error {
             ErrorCode::NoSpace if self.plan.disk_faults.out_of_space > 0 || store_may_fail => Ok(()),
@@ -354,7 +358,7 @@ impl World {
                     told(Invariant::FullIsHarmless, "its blocks have storage")
                 }
                 Asked::Write { .. } | Asked::Zero { keep_space: true, .. }
-                    if self.plan.ample && state.plan.limit_bytes.is_none() && !broken =>
+                    if self.plan.ample && state.plan.limit_bytes.is_none() && !shut =>
                 {
                     told(Invariant::NoErrorWithoutFault, "the pool has room for everything")
                 }
@@ -435,4 +439,67 @@ fn status_is_true(volume: &host::VolumeState, invoked: u64, first: u64, extents:
         at += extent.length_bytes;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Plan;
+    use crate::random::Random;
+    use crate::scenario::Scenario;
+    use model::IoBuffer;
+    use node::{DiskIoId, Operation};
+
+    fn write(invoked: u64, assured: bool) -> Request {
+        let part = Part { number: 1, first: 0, count: 8, zero: false };
+        let asked = Asked::Write { parts: [part].into_iter().collect(), fua: false, assured };
+        Request { asked, invoked, incarnation: 0 }
+    }
+
+    fn ample() -> World {
+        let mut plan = Plan::draw(1, Scenario::Any);
+        plan.ample = true;
+        plan.disk_faults = crate::disk::DiskFaults::default();
+        (plan.store_full, plan.store_failures) = (false, 0);
+        plan.volumes.iter_mut().for_each(|volume| volume.limit_bytes = None);
+        let mut world = World::new(plan, false);
+        world.disks[0] = SimDisk::new(1 << 20, 512, Random::new(1));
+        world
+    }
+
+    fn judged(world: &World, request: &Request) -> Result<(), Invariant> {
+        world.judge_refusal(0, request, ErrorCode::NoSpace).map_err(|violation| violation.invariant)
+    }
+
+    fn fails(world: &mut World, operation: Operation) {
+        let key = world.disks[0].submit(DiskIoId::from_u64(1), operation);
+        world.disks[0].complete(key).result.unwrap_err();
+    }
+
+    #[test]
+    fn an_ample_pool_is_full_only_while_a_disk_is_shut_by_a_failed_flush() {
+        let mut world = ample();
+        let full = Err(Invariant::NoErrorWithoutFault);
+        assert_eq!(judged(&world, &write(1, false)), full);
+        (world.disks[0].faults.read_error, world.disks[0].faults.flush_error) = (1000, 1000);
+        fails(&mut world, Operation::Read { offset: 0, length: 512, buffer: IoBuffer::zeroed(512) });
+        assert_eq!(judged(&world, &write(1, false)), full, "a failed read shuts no disk");
+        fails(&mut world, Operation::Flush);
+        assert_eq!(judged(&world, &write(1, false)), Ok(()));
+        world.disks[0].crash(false);
+        assert_eq!(judged(&world, &write(1, false)), full, "whoever starts anew opens it again");
+    }
+
+    #[test]
+    fn what_overlaps_a_zeroing_is_promised_no_storage() {
+        let mut world = ample();
+        world.disks[0].faults.flush_error = 1000;
+        fails(&mut world, Operation::Flush);
+        assert_eq!(judged(&world, &write(5, true)), Err(Invariant::FullIsHarmless));
+        world.volumes[0].zeroing = 1;
+        assert_eq!(judged(&world, &write(5, true)), Ok(()), "a zeroing is under way");
+        (world.volumes[0].zeroing, world.volumes[0].zeroed) = (0, 6);
+        assert_eq!(judged(&world, &write(5, true)), Ok(()), "one ended after the write was asked for");
+        assert_eq!(judged(&world, &write(7, true)), Err(Invariant::FullIsHarmless));
+    }
 }

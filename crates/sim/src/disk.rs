@@ -219,6 +219,12 @@ impl SimDisk {
         assert!((offset | length).is_multiple_of(sector_bytes), "a node keeps to its disk's sectors");
     }
 
+    /// A flush failed in this life of its process, which then uses the disk for reads only.
+    #[must_use]
+    pub fn flush_was_lost(&self) -> bool {
+        self.flush_was_lost
+    }
+
     fn fails(&mut self, permille: u32) -> bool {
         let fails = self.random.permille(permille);
         self.faults_injected += u64::from(fails);

@@ -41,6 +41,8 @@ pub(crate) struct VolumeState {
     pub(crate) zeroed: Tick,
     /// Being resized, rolled back or deleted: requests may be refused.
     pub(crate) unsettled: bool,
+    /// The last door there was when its size last changed: through older ones it may open with the size it had.
+    pub(crate) resized_door: u64,
     /// Snapshots of it are being taken.
     pub(crate) cutting: bool,
     /// When the last one was there: what was written before may be frozen.
@@ -62,6 +64,7 @@ impl VolumeState {
             zeroing: 0,
             zeroed: 0,
             unsettled: false,
+            resized_door: 0,
             cutting: false,
             cut: 0,
             has_origin: false,

@@ -227,6 +227,7 @@ impl World {
                 self.volumes[index].size_bytes = size;
                 self.volumes[index].plan.size_bytes = size;
                 self.volumes[index].unsettled = false;
+                self.volumes[index].resized_door = self.next_door;
                 for door in self.process.doors.values_mut() {
                     if door.volume.is_some() && door.opening == self.volumes[index].name {
                         door.connection.export_resized(size);

@@ -268,8 +268,11 @@ impl World {
             // It has snapshots of its own, is flattened by now, or its agent cannot yet.
             (ViewTask::Flatten(_), Busy | Invalid) => {}
             (ViewTask::Diff { .. }, _) if troubled || error.kind == Busy => {}
-            // A clone that nobody has attached is being flattened for as long as that is so.
-            (ViewTask::Cut(_) | ViewTask::Rollback { .. }, Busy) if self.random.below(32) == 0 => {
+            // A clone that nobody has attached is being flattened for as long as that is so, and a disk whose flush failed
+            // takes no more until the process starts anew.
+            (ViewTask::Cut(_) | ViewTask::Rollback { .. }, kind)
+                if (kind == Busy || self.plan.has_faults()) && self.random.below(32) == 0 =>
+            {
                 if let ViewTask::Rollback { volume, .. } = task {
                     self.volumes[volume].unsettled = false;
                 }
@@ -456,6 +459,7 @@ impl World {
         state.zeroing = 0;
         state.unsettled = false;
         state.has_origin = true;
+        state.resized_door = self.next_door;
         self.trace.note(self.now, "rolled back", [volume as u64, snapshot as u64, 0]);
     }
 

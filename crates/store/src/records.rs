@@ -492,6 +492,8 @@ pub struct VolumeProgress {
     pub mapped_units: u64,
     /// The commits answered last, oldest first: session and request. At most [`ANSWERED_MAX`].
     pub answered: Vec<(Epoch, u64)>,
+    /// The logical disks it has ever had units of, ascending: what a new session's first flush covers.
+    pub logical_disks: Vec<LogicalDiskId>,
 }
 
 impl Record for VolumeProgress {
@@ -505,6 +507,8 @@ impl Record for VolumeProgress {
             writer.number(epoch.0);
             writer.number(*request);
         }
+        writer.number(self.logical_disks.len() as u64);
+        self.logical_disks.iter().for_each(|disk| writer.number(disk.0));
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, StoreError> {
@@ -513,7 +517,13 @@ impl Record for VolumeProgress {
         for _ in 0..count {
             answered.push((Epoch(reader.number()?), reader.number()?));
         }
-        Ok(Self { sequence, mapped_units, answered })
+        // Version 1 ended here.
+        let count = if reader.remaining() == 0 { 0 } else { reader.count(1)? };
+        let mut logical_disks = Vec::with_capacity(count);
+        for _ in 0..count {
+            logical_disks.push(LogicalDiskId(reader.u32()?));
+        }
+        Ok(Self { sequence, mapped_units, answered, logical_disks })
     }
 }
 
@@ -732,7 +742,12 @@ mod tests {
         back(UnitCount(1 << 40));
         let keep = vec![KeepRule { within_seconds: 86_400, each_seconds: 0 }];
         back(ScheduleRecord { every_seconds: 900, keep });
-        back(VolumeProgress { sequence: 9, mapped_units: 1 << 33, answered: vec![(Epoch(3), 4), (Epoch(3), 9)] });
+        back(VolumeProgress {
+            sequence: 9,
+            mapped_units: 1 << 33,
+            answered: vec![(Epoch(3), 4), (Epoch(3), 9)],
+            logical_disks: vec![LogicalDiskId(2), LogicalDiskId(7)],
+        });
         back(SessionRecord { volume: VolumeId(1), agent: 2, term: Term(3), read_only: false });
         back(GrantRecord { count: 100 });
         back(JobRecord::Delete { volume: VolumeId(4) });

@@ -2,7 +2,9 @@
 
 use crate::data::Credentials;
 use crate::order::{CommandId, Order, OrderOutcome};
-use model::{BranchId, EntryRun, Epoch, Generation, LogicalDiskLayout, PageIndex, RegionSize, UnitRun, VolumeId};
+use model::{
+    BranchId, EntryRun, Epoch, Generation, LogicalDiskId, LogicalDiskLayout, PageIndex, RegionSize, UnitRun, VolumeId,
+};
 use std::sync::Arc;
 
 /// An agent's name for a request of its own, echoed in the answer. Unique within that agent's life.
@@ -238,6 +240,8 @@ pub struct Attachment {
     pub read_only: bool,
     /// Every logical disk of its pool.
     pub layouts: Vec<Arc<LogicalDiskLayout>>,
+    /// Those of them that may hold something that a session before this one wrote: what its first flush covers.
+    pub written: Vec<LogicalDiskId>,
 }
 
 /// Why a volume could not be attached.

@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod operators;
 mod protocol;
+mod snapshots;
 mod space;
 mod tls;
 

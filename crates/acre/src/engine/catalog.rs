@@ -30,21 +30,27 @@ impl Catalog {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The export a client means: by name, or the only one there is when it names none.
+    /// The export a client means: by name, or the only volume there is when it names none (snapshots of it do not
+    /// matter).
     pub(crate) fn find(&self, name: &str, visible: impl Fn(&str) -> bool) -> Option<(String, CatalogEntry)> {
         let exports = self.current();
-        let mut seen = exports.iter().filter(|(name, _)| visible(name));
         let (name, entry) = if name.is_empty() {
-            let only = seen.next()?;
-            if seen.next().is_some() {
+            let mut volumes = exports.iter().filter(|(name, _)| volume_of(name) == *name && visible(name));
+            let only = volumes.next()?;
+            if volumes.next().is_some() {
                 return None;
             }
             only
         } else {
-            seen.find(|(candidate, _)| *candidate == name)?
+            exports.get_key_value(name).filter(|(name, _)| visible(name))?
         };
         Some((name.clone(), entry.clone()))
     }
+}
+
+/// The volume's part of an export's name: of a volume, its name; of a snapshot `VOL@NAME`, the name of the volume.
+pub(crate) fn volume_of(export: &str) -> &str {
+    export.split_once('@').map_or(export, |(volume, _)| volume)
 }
 
 impl CatalogEntry {
@@ -52,5 +58,39 @@ impl CatalogEntry {
     pub(crate) fn export_info(&self, name: &str) -> ExportInfo {
         // To the byte: what is smaller than a block is merged with what surrounds it.
         ExportInfo { minimum_block_bytes: 1, read_only: self.read_only, ..ExportInfo::new(name, self.size_bytes) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalog(names: &[&str]) -> Catalog {
+        let entry = |id| CatalogEntry {
+            volume: VolumeId(id),
+            size_bytes: 1 << 20,
+            region_size: RegionSize::DEFAULT,
+            read_only: false,
+        };
+        let catalog = Catalog::default();
+        catalog.publish(names.iter().zip(1..).map(|(name, id)| ((*name).to_owned(), entry(id))).collect());
+        catalog
+    }
+
+    #[test]
+    fn a_client_that_names_nothing_gets_the_only_volume_however_many_snapshots_it_has() {
+        let found = |names: &[&str]| catalog(names).find("", |_| true).map(|(name, _)| name);
+        assert_eq!(found(&["a", "a@mon", "a@tue"]), Some("a".into()));
+        assert_eq!(found(&["a", "b"]), None);
+        assert_eq!(found(&["a@mon"]), None);
+        assert_eq!(catalog(&["a", "b", "b@x"]).find("", |name| name != "a").map(|(name, _)| name), Some("b".into()));
+    }
+
+    #[test]
+    fn a_snapshot_is_found_by_its_full_name_and_only_by_those_who_may_see_it() {
+        let catalog = catalog(&["a", "a@mon"]);
+        assert_eq!(catalog.find("a@mon", |_| true).map(|(_, entry)| entry.volume), Some(VolumeId(2)));
+        assert_eq!(catalog.find("a@mon", |name| name == "a"), None);
+        assert_eq!(catalog.find("a@tue", |_| true), None);
     }
 }

@@ -9,6 +9,7 @@ use crate::engine::host::{Export, Host, Receiving, SendBatch, of_io};
 use crate::engine::hosts::Hosts;
 use crate::engine::mailbox::{Mailbox, drain};
 use crate::engine::settings::DataSettings;
+use crate::engine::status;
 use agent::{Agent, HostId, IoResult};
 use model::{BufferPool, DiskId, IoBuffer, IoError, Time};
 use nbd::ErrorCode;
@@ -327,16 +328,26 @@ impl DataThread {
     }
 
     fn reply(&mut self, id: agent::IoId, result: IoResult) {
-        let (index, request) = of_io(id);
+        let (index, request, context) = of_io(id);
         let Some(host) = self.hosts.get_mut(index) else { return };
         host.io_in_flight -= 1;
+        if let Some(context) = context {
+            let result = match result {
+                IoResult::Status(extents) => Ok(status::allocation(&extents)),
+                IoResult::Changed(extents) => Ok(status::changes(&extents)),
+                IoResult::Failed(error) => Err(ErrorCode::from(error)),
+                IoResult::Done | IoResult::Read(_) => unreachable!("a status question is answered with extents"),
+            };
+            status::answered(host, request, context, result);
+            return self.hosts.touch(index);
+        }
         match result {
             IoResult::Done => host.connection.reply_ok(request),
             IoResult::Failed(error) => host.connection.reply_error(request, ErrorCode::from(error)),
             IoResult::Read(segments) => {
                 host.connection.reply_read(request, segments.into_iter().map(segment_for_nbd));
             }
-            IoResult::Status(extents) => crate::engine::hosts::reply_status(host, request, &extents),
+            IoResult::Status(_) | IoResult::Changed(_) => unreachable!("status questions name their context"),
         }
         self.hosts.touch(index);
     }

@@ -1,11 +1,13 @@
 //! One host's connection at a data thread: its socket, its protocol session and its volume.
 
+use crate::engine::catalog::volume_of;
+use crate::engine::status::Gathering;
 use crate::engine::tls::TlsStream;
 use agent::{HostId, IoId, VolumeSlot};
 use model::VolumeId;
-use nbd::server::{Connection, OutputBatch, ReceiveTarget, RequestId};
+use nbd::server::{Connection, ContextIndex, OutputBatch, ReceiveTarget, RequestId};
 use reactor::{Gather, Socket};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The most slices one send gathers.
@@ -48,6 +50,10 @@ pub(crate) struct Host {
     /// The exports a client certificate opens; all of them without such a rule.
     pub(crate) allowed: Option<Arc<BTreeSet<String>>>,
     pub(crate) export: Export,
+    /// The snapshots that metadata contexts are about, by the contexts' names.
+    pub(crate) snapshots: BTreeMap<String, VolumeId>,
+    /// Status requests that are answered in part.
+    pub(crate) gathering: BTreeMap<RequestId, Gathering>,
     pub(crate) receiving: Receiving,
     pub(crate) sending: bool,
     /// I/O at the agent that has not been answered.
@@ -70,6 +76,8 @@ impl Host {
             tls_pending: false,
             allowed: None,
             export: Export::None,
+            snapshots: BTreeMap::new(),
+            gathering: BTreeMap::new(),
             receiving: Receiving::No,
             sending: false,
             io_in_flight: 0,
@@ -80,9 +88,9 @@ impl Host {
         }
     }
 
-    /// Whether this client may know of the export.
+    /// Whether this client may know of the export. Whom a volume is opened to, its snapshots are too.
     pub(crate) fn may_see(&self, name: &str) -> bool {
-        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(name))
+        self.allowed.as_ref().is_none_or(|allowed| is_opened(allowed, name))
     }
 
     /// Whether nothing of it is lent to anybody: it can be moved or dropped.
@@ -91,14 +99,30 @@ impl Host {
     }
 }
 
-/// The name of a request at the agent: the host's place here, and the request's place in its connection.
-pub(crate) fn io_id(host: u32, request: RequestId) -> IoId {
-    IoId(u64::from(host) << 32 | u64::from(request.0))
+/// Whether rules that name `allowed` open this export.
+fn is_opened(allowed: &BTreeSet<String>, name: &str) -> bool {
+    allowed.contains(name) || allowed.contains(volume_of(name))
 }
 
-/// The host's place and the request of an I/O.
-pub(crate) fn of_io(id: IoId) -> (u32, RequestId) {
-    ((id.0 >> 32) as u32, RequestId(id.0 as u32))
+/// How many bits of an I/O's name are its request's.
+const REQUEST_BITS: u32 = 24;
+
+/// The name of a request at the agent: the host's place here, the metadata context it is about if it is about one, and the
+/// request's place in its connection.
+///
+/// # Panics
+/// When a connection has more requests than its limit of some hundreds.
+pub(crate) fn io_id(host: u32, request: RequestId, context: Option<ContextIndex>) -> IoId {
+    assert!(request.0 < 1 << REQUEST_BITS, "a connection's requests are few");
+    let part = context.map_or(0, |context| u64::from(context.0) + 1);
+    IoId(u64::from(host) << 32 | part << REQUEST_BITS | u64::from(request.0))
+}
+
+/// The host's place, the request and the metadata context of an I/O.
+pub(crate) fn of_io(id: IoId) -> (u32, RequestId, Option<ContextIndex>) {
+    let part = (id.0 as u32 >> REQUEST_BITS) as u8;
+    let request = RequestId(id.0 as u32 & ((1 << REQUEST_BITS) - 1));
+    ((id.0 >> 32) as u32, request, part.checked_sub(1).map(ContextIndex))
 }
 
 /// A batch of replies on its way.
@@ -107,5 +131,34 @@ pub(crate) struct SendBatch(pub(crate) OutputBatch);
 impl Gather for SendBatch {
     fn each_slice<'a>(&'a self, visit: &mut dyn FnMut(&'a [u8])) {
         self.0.slices().for_each(visit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_is_known_by_its_host_its_request_and_its_context() {
+        for context in [None, Some(ContextIndex(0)), Some(ContextIndex(15))] {
+            let (host, request) = (u32::MAX, RequestId(255));
+            assert_eq!(of_io(io_id(host, request, context)), (host, request, context));
+        }
+    }
+
+    #[test]
+    fn whom_a_volume_is_opened_to_its_snapshots_are_too_and_not_the_other_way_round() {
+        let allowed: BTreeSet<String> = ["web".into(), "db@nightly".into()].into();
+        for (name, is_it) in [
+            ("web", true),
+            ("web@mon", true),
+            ("web2", false),
+            ("web2@mon", false),
+            ("db", false),
+            ("db@nightly", true),
+            ("db@other", false),
+        ] {
+            assert_eq!(is_opened(&allowed, name), is_it, "{name}");
+        }
     }
 }

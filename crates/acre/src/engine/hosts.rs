@@ -2,17 +2,14 @@
 
 use crate::engine::data::{DataMessage, DataThread};
 use crate::engine::host::{Export, Host, Receiving, SLICES_MAX, SendBatch, TLS_RECEIVE_BYTES, TLS_SEND_BYTES, io_id};
+use crate::engine::status;
 use crate::engine::tls::TlsStream;
-use agent::{HostId, HostVolume, IoKind, IoRequest, StatusExtent};
+use agent::{HostId, HostVolume, IoKind, IoRequest};
 use model::IoBuffer;
-use nbd::protocol::allocation_flags;
-use nbd::server::{CloseReason, Connection, ContextStatus, Event, ExportError, RequestId, RequestKind};
+use nbd::server::{CloseReason, Connection, ContextSet, Event, ExportError, RequestKind};
 use reactor::{Completion, Operation, Payload};
 use std::sync::Arc;
 use wire::AttachError;
-
-/// How many extents are looked up for one status request.
-const STATUS_EXTENTS_MAX: u32 = 1024;
 
 /// Connections by a small dense index, and which of them have something to do.
 #[derive(Default)]
@@ -185,17 +182,40 @@ impl DataThread {
                 host.connection.export_opened(answer);
             }
             Event::OpenExport { name } => self.open(index, &name),
-            Event::ResolveContexts { .. } => {
-                host.connection.contexts_resolved(Ok::<[String; 0], _>([]));
+            Event::ResolveContexts { name, queries, all } => {
+                let found = self.catalog.find(&name, |name| host.may_see(name));
+                let exports = self.catalog.current();
+                let contexts = found.map(|(volume, _)| {
+                    status::contexts_of(&exports, &volume, &queries, all, |name| host.may_see(name))
+                });
+                match contexts {
+                    Some(contexts) => {
+                        host.snapshots.extend(contexts.iter().cloned());
+                        host.connection.contexts_resolved(Ok(contexts.into_iter().map(|(context, _)| context)));
+                    }
+                    None => host.connection.contexts_resolved(Err::<[String; 0], _>(ExportError::Unknown)),
+                }
             }
             Event::UpgradeTls => self.upgrade(index),
             Event::Request(request) => {
                 let Export::Open { slot, .. } = host.export else {
                     return host.connection.reply_error(request.id, nbd::ErrorCode::Invalid);
                 };
-                host.io_in_flight += 1;
-                let request = IoRequest { id: io_id(index, request.id), volume: slot, kind: io_kind(request.kind) };
-                self.agent_step(agent::Event::Io(request));
+                let id = request.id;
+                match io_kind(request.kind) {
+                    Asked::Io(kind) => {
+                        host.io_in_flight += 1;
+                        let request = IoRequest { id: io_id(index, id, None), volume: slot, kind };
+                        self.agent_step(agent::Event::Io(request));
+                    }
+                    Asked::Status(range, contexts) => {
+                        let questions = status::questions(host, index, slot, id, range, contexts);
+                        host.io_in_flight += questions.len() as u32;
+                        for question in questions {
+                            self.agent_step(agent::Event::Io(question));
+                        }
+                    }
+                }
             }
             Event::Close(reason) => self.close(index, reason),
         }
@@ -378,8 +398,15 @@ impl DataThread {
     }
 }
 
-fn io_kind(kind: RequestKind) -> IoKind {
-    match kind {
+/// What a request comes to.
+enum Asked {
+    Io(IoKind),
+    /// Offset, length, and whether one extent is enough; of which contexts.
+    Status((u64, u64, bool), ContextSet),
+}
+
+fn io_kind(kind: RequestKind) -> Asked {
+    Asked::Io(match kind {
         RequestKind::Read { offset, length } => IoKind::Read { offset, length },
         RequestKind::Write { offset, length, data, fua } => IoKind::Write { offset, length, data, fua },
         RequestKind::Flush => IoKind::Flush,
@@ -389,23 +416,8 @@ fn io_kind(kind: RequestKind) -> IoKind {
             IoKind::Zero { offset, length, fua, keep_space: no_hole }
         }
         RequestKind::Cache { offset, length } => IoKind::Prefetch { offset, length },
-        RequestKind::BlockStatus { offset, length, one, .. } => {
-            IoKind::Status { offset, length, extents_max: if one { 1 } else { STATUS_EXTENTS_MAX } }
+        RequestKind::BlockStatus { offset, length, one, contexts } => {
+            return Asked::Status((offset, length, one), contexts);
         }
-    }
-}
-
-/// Answers a status request with what the agent found, in the words of `base:allocation`.
-pub(crate) fn reply_status(host: &mut Host, request: RequestId, extents: &[StatusExtent]) {
-    let flags = |extent: &StatusExtent| {
-        (if extent.hole { allocation_flags::HOLE } else { 0 }) | (if extent.zero { allocation_flags::ZERO } else { 0 })
-    };
-    let extents: Vec<_> =
-        extents.iter().map(|extent| nbd::Extent { length_bytes: extent.length, flags: flags(extent) }).collect();
-    let allocation = host.connection.contexts().iter().position(|name| name == "base:allocation");
-    let statuses: Vec<_> = allocation
-        .into_iter()
-        .map(|index| ContextStatus { context: nbd::server::ContextIndex(index as u8), extents: &extents })
-        .collect();
-    host.connection.reply_block_status(request, &statuses);
+    })
 }

@@ -8,6 +8,7 @@ mod host;
 mod hosts;
 mod mailbox;
 mod settings;
+mod status;
 mod tls;
 
 pub use settings::ClientRule;

@@ -9,8 +9,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::time::Duration;
 
-/// The largest body of a request, in bytes.
-const BODY_BYTES_MAX: usize = 64 << 10;
+/// The largest body of a request, in bytes: as many snapshots at one moment as there may be, with the longest names, fit.
+const BODY_BYTES_MAX: usize = 128 << 10;
 /// How long a body may take to come.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// How long an answer may take: an audit of a large store is the longest.
@@ -18,6 +18,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(600);
 
 /// An error as a response.
 pub(super) struct Failure(pub(super) Error);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {

@@ -4,10 +4,12 @@
 //! times and connections are bounded; a slow or greedy client harms only itself.
 
 mod bind;
+mod extract;
 mod guard;
 mod listen;
 mod openapi;
 mod routes;
+mod snapshots;
 
 pub use bind::{ApiListener, bind};
 pub use listen::{Limits, serve};

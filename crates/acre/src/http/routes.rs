@@ -1,21 +1,19 @@
 //! Which path is which request.
 
+use super::extract::{Answer, Body, Control, Path, Query, answer, done};
 use super::guard::{Failure, bounds};
-use super::{ApiState, openapi};
+use super::{ApiState, openapi, snapshots};
 use crate::metrics;
 use api::{
-    AuditReport, Disk, DiskAdd, Error, Pool, PoolCreate, Request, Response, Status, Volume, VolumeCreate, VolumeMap,
+    AuditReport, Disk, DiskAdd, Error, Pool, PoolCreate, Request, Status, Volume, VolumeCreate, VolumeMap,
     VolumeMapQuery, VolumeRename, VolumeResize, VolumeSet,
 };
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, State};
-use axum::http::request::Parts;
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 /// Every path, answered from `state`; whether a token is asked for is the listener's matter.
 pub fn router(state: ApiState) -> Router {
@@ -34,66 +32,19 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/volumes/{name}/resize", post(volume_resize))
         .route("/v1/volumes/{name}/rename", post(volume_rename))
         .route("/v1/volumes/{name}/map", get(volume_map))
+        .route("/v1/volumes/{name}/rollback", post(snapshots::volume_rollback))
+        .route("/v1/volumes/{name}/flatten", post(snapshots::clone_flatten))
+        .route("/v1/volumes/{name}/schedule", put(snapshots::schedule_set).delete(snapshots::schedule_delete))
+        .route("/v1/snapshots", get(snapshots::snapshot_list).post(snapshots::snapshot_create))
+        .route("/v1/snapshots/{name}", get(snapshots::snapshot_show).delete(snapshots::snapshot_delete))
+        .route("/v1/snapshots/{name}/rename", post(snapshots::snapshot_rename))
+        .route("/v1/clones", post(snapshots::clone_create))
+        .route("/v1/diff", get(snapshots::diff))
+        .route("/v1/schedules", get(snapshots::schedule_list))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(axum::middleware::from_fn(bounds))
         .with_state(state)
-}
-
-type Answer<T> = Result<T, Failure>;
-type Control = State<ApiState>;
-
-/// A JSON body whose rejection is an error of this API.
-pub(super) struct Body<T>(T);
-
-/// The same for a part of the path.
-pub(super) struct Path<T>(T);
-
-/// The same for the query.
-pub(super) struct Query<T>(T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
-    type Rejection = Failure;
-
-    async fn from_request(request: axum::extract::Request, state: &S) -> Answer<Self> {
-        Ok(Json::from_request(request, state).await.map(|Json(value)| Self(value))?)
-    }
-}
-
-impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
-    type Rejection = Failure;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
-        let found = axum::extract::Path::from_request_parts(parts, state).await;
-        Ok(found.map(|axum::extract::Path(value)| Self(value))?)
-    }
-}
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
-    type Rejection = Failure;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
-        let found = axum::extract::Query::from_request_parts(parts, state).await;
-        Ok(found.map(|axum::extract::Query(value)| Self(value))?)
-    }
-}
-
-impl From<JsonRejection> for Failure {
-    fn from(rejection: JsonRejection) -> Self {
-        Self(Error::invalid(rejection.body_text()))
-    }
-}
-
-impl From<PathRejection> for Failure {
-    fn from(rejection: PathRejection) -> Self {
-        Self(Error::invalid(rejection.body_text()))
-    }
-}
-
-impl From<QueryRejection> for Failure {
-    fn from(rejection: QueryRejection) -> Self {
-        Self(Error::invalid(rejection.body_text()))
-    }
 }
 
 /// Of which pool.
@@ -116,25 +67,6 @@ pub(super) struct Deletion {
     /// Its snapshots too.
     #[serde(default)]
     snapshots: bool,
-}
-
-async fn ask<T>(state: &ApiState, request: Request, pick: impl FnOnce(Response) -> Option<T>) -> Answer<T> {
-    let response = state.control.request(request).await.map_err(Failure)?;
-    pick(response).ok_or_else(|| Failure(Error::internal("the engine answered another question than was asked")))
-}
-
-macro_rules! answer {
-    ($state:expr, $request:expr, $variant:ident) => {
-        ask(&$state, $request, |response| match response {
-            Response::$variant(found) => Some(found),
-            _ => None,
-        })
-        .await
-    };
-}
-
-async fn done(state: &ApiState, request: Request) -> Answer<StatusCode> {
-    ask(state, request, |response| matches!(response, Response::Done).then_some(StatusCode::NO_CONTENT)).await
 }
 
 /// Whether the server answers; asks for no token.

@@ -11,7 +11,7 @@ use crate::datadir::{self, DataDirectory};
 use crate::engine::{self, EngineHandle, EngineOptions};
 use crate::http::{self, ApiListener, ApiState};
 use crate::tls::ServerTls;
-use crate::{logging, systemd};
+use crate::{logging, schedule, systemd};
 use anyhow::{Context, Result};
 use api::AuditReport;
 use model::ClusterId;
@@ -140,6 +140,8 @@ async fn run(
     first_run::prepare(data, &options.disks, &*plane).await?;
     let (leave, leaving) = watch::channel(false);
     let state = ApiState { control: Arc::clone(&plane) as Arc<dyn ControlPlane>, token: token.into() };
+    let control = Arc::clone(&plane) as Arc<dyn ControlPlane>;
+    let schedules = tokio::spawn(schedule::keep(control, plane.schedule_failures(), leaving.clone()));
     let http = tokio::spawn(http::serve(api, state, tls, http::Limits::default(), leaving));
     if !options.stdio {
         let volumes = first_run::volume_names(&*plane).await?;
@@ -153,6 +155,7 @@ async fn run(
     systemd::notify(systemd::STOPPING);
     leave.send_replace(true);
     let drained = async {
+        schedules.await.context("the task that keeps to schedules ended in a panic")?;
         http.await.context("the API's task ended in a panic")?.context("the API could not be served")?;
         let engine = Arc::clone(engine);
         tokio::task::spawn_blocking(move || engine.shutdown()).await.context("leaving ended in a panic")

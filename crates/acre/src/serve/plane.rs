@@ -7,6 +7,7 @@ use api::{Disk, DiskCounters, DiskState, Error, Request, Response, Status, Volum
 use model::{ByteSize, DiskId, VolumeId};
 use reactor::Backend;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// What does not change while a server runs.
@@ -20,11 +21,17 @@ pub(super) struct Facts {
 pub(super) struct EnginePlane {
     engine: Arc<EngineHandle>,
     facts: Facts,
+    schedule_failures: Arc<AtomicU64>,
 }
 
 impl EnginePlane {
     pub(super) fn new(engine: Arc<EngineHandle>, facts: Facts) -> Self {
-        Self { engine, facts }
+        Self { engine, facts, schedule_failures: Arc::default() }
+    }
+
+    /// Where failures of scheduled snapshots are counted.
+    pub(super) fn schedule_failures(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.schedule_failures)
     }
 
     pub(super) fn facts(&self) -> &Facts {
@@ -72,26 +79,13 @@ impl EnginePlane {
     }
 
     async fn ask(&self, request: Request) -> Result<Response, Error> {
-        if let Request::VolumeDelete { name, force: false, .. } = &request {
-            self.check_empty(name).await?;
+        if let Request::VolumeDelete { name, force, snapshots } = &request
+            && let Response::Volume(volume) = self.engine.request(Request::VolumeShow { name: name.clone() }).await?
+        {
+            check_deletion(&volume, *force, *snapshots)?;
         }
         let response = self.engine.request(request).await?;
         self.completed(response).await
-    }
-
-    /// Refuses what would destroy data unasked. (What a host has not flushed yet does not count, but then the host has
-    /// the volume attached, which the controller refuses.)
-    async fn check_empty(&self, name: &str) -> Result<(), Error> {
-        let shown = self.engine.request(Request::VolumeShow { name: name.into() }).await?;
-        if let Response::Volume(volume) = shown
-            && volume.used_bytes > 0
-        {
-            return Err(Error::needs_force(format!(
-                "volume {name:?} holds {}; to delete it with its data: acre volume delete {name} --force",
-                ByteSize(volume.used_bytes)
-            )));
-        }
-        Ok(())
     }
 
     async fn gather(&self) -> Result<MetricsSnapshot, Error> {
@@ -119,6 +113,7 @@ impl EnginePlane {
             table_bytes: report.volumes.values().map(|volume| volume.table_bytes as u64).sum(),
             connections: report.connections,
             sessions: u64::from(status.sessions),
+            schedule_failures: self.schedule_failures.load(Ordering::Relaxed),
             metadata: status.metadata,
             alerts: status.alerts,
         })
@@ -133,6 +128,30 @@ impl ControlPlane for EnginePlane {
     fn metrics(&self) -> Pending<'_, Result<MetricsSnapshot, Error>> {
         Box::pin(self.gather())
     }
+}
+
+/// Refuses what would destroy data unasked, and says all it takes. (What a host has not flushed yet does not count, but
+/// then the host has the volume attached, which the controller refuses.)
+fn check_deletion(volume: &Volume, force: bool, snapshots: bool) -> Result<(), Error> {
+    let lacks_snapshots = volume.snapshots > 0 && !snapshots;
+    let lacks_force = volume.used_bytes > 0 && !force;
+    if !lacks_snapshots && !lacks_force {
+        return Ok(());
+    }
+    let name = &volume.name;
+    let has = match volume.snapshots {
+        0 => String::new(),
+        1 => "has a snapshot".into(),
+        count => format!("has {count} snapshots"),
+    };
+    let and = if has.is_empty() || volume.used_bytes == 0 { "" } else { " and " };
+    let holds = if volume.used_bytes == 0 { String::new() } else { format!("holds {}", ByteSize(volume.used_bytes)) };
+    let what = if volume.snapshots == 0 { "its data" } else { "all of that" };
+    let with_snapshots = if volume.snapshots == 0 { "" } else { " --snapshots" };
+    let with_force = if volume.used_bytes == 0 && !force { "" } else { " --force" };
+    Err(Error::needs_force(format!(
+        "volume {name:?} {has}{and}{holds}; to delete it with {what}: acre volume delete {name}{with_snapshots}{with_force}"
+    )))
 }
 
 fn count_disk(disk: &mut Disk, report: &EngineReport) {
@@ -189,6 +208,64 @@ fn volume_metrics(mut volume: Volume, report: &EngineReport) -> VolumeMetrics {
         pool: volume.pool,
         size_bytes: volume.size_bytes,
         used_bytes: volume.used_bytes,
+        snapshots: u64::from(volume.snapshots),
+        snapshots_bytes: volume.space.snapshots_bytes,
         counters: volume.counters,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::{ErrorKind, VolumeSpace, VolumeState};
+
+    fn volume(used_bytes: u64, snapshots: u32) -> Volume {
+        Volume {
+            id: 1,
+            name: "web".into(),
+            pool: "default".into(),
+            state: VolumeState::Online,
+            size_bytes: 1 << 30,
+            region_bytes: 64 << 10,
+            used_bytes,
+            space: VolumeSpace::default(),
+            snapshots,
+            origin: None,
+            flattening_percent: None,
+            warn_bytes: None,
+            limit_bytes: None,
+            read_only: false,
+            sessions: Vec::new(),
+            counters: VolumeCounters::default(),
+            alerts: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_deletion_that_would_destroy_something_is_told_the_whole_command_that_does_it() {
+        let refused = |used, count, force, snapshots| {
+            let error = check_deletion(&volume(used, count), force, snapshots).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::NeedsForce);
+            error.message
+        };
+        assert_eq!(
+            refused(64 << 20, 0, false, false),
+            "volume \"web\" holds 64 MiB; to delete it with its data: acre volume delete web --force"
+        );
+        assert_eq!(
+            refused(64 << 20, 3, true, false),
+            "volume \"web\" has 3 snapshots and holds 64 MiB; to delete it with all of that: acre volume delete web \
+             --snapshots --force"
+        );
+        assert_eq!(
+            refused(0, 1, false, false),
+            "volume \"web\" has a snapshot; to delete it with all of that: acre volume delete web --snapshots"
+        );
+        assert!(refused(1, 1, false, true).ends_with(" --snapshots --force"));
+        for (used, count, force, snapshots) in
+            [(0, 0, false, false), (1, 0, true, false), (0, 2, false, true), (1, 2, true, true)]
+        {
+            assert_eq!(check_deletion(&volume(used, count), force, snapshots), Ok(()));
+        }
     }
 }

@@ -46,6 +46,7 @@ pub struct Cluster {
     pub fail_commits: u32,
     pub fail_flushes: u32,
     pub fail_reads: u32,
+    pub fail_writes: u32,
     pub detached: bool,
     pub generation: Generation,
     pub frozen_through: Generation,
@@ -111,6 +112,7 @@ impl Cluster {
             fail_commits: 0,
             fail_flushes: 0,
             fail_reads: 0,
+            fail_writes: 0,
             detached: false,
             generation: Generation(1),
             frozen_through: Generation(0),
@@ -141,6 +143,11 @@ impl Cluster {
         for (at, before) in std::mem::take(&mut self.unflushed).into_iter().rev() {
             self.media[at..at + before.len()].copy_from_slice(&before);
         }
+        self.replace_agent();
+    }
+
+    /// The agent dies, and another takes over; the disk keeps what is in its cache.
+    pub fn replace_agent(&mut self) {
         self.agent = Agent::new(AgentConfig::default());
         self.to_node.clear();
         self.to_controller.clear();
@@ -153,6 +160,17 @@ impl Cluster {
             }
         }
         self.attach();
+    }
+
+    /// The same with everything durable.
+    pub fn restart_agent_after_flush(&mut self) {
+        assert_eq!(self.run(IoKind::Flush), Outcome::Done);
+        self.restart_agent();
+    }
+
+    /// Has the agent ask for every region it needs: the pool gives little at a time, so that it takes space for short.
+    pub fn agent_grants_scarce(&mut self) {
+        self.grant_units_max = self.region_size.units();
     }
 
     pub fn random(&mut self, below: usize) -> usize {
@@ -253,6 +271,10 @@ impl Cluster {
             }
             DiskOperation::Write { offset, start, length, buffer } => {
                 self.writes += 1;
+                if self.fail_writes > 0 {
+                    self.fail_writes -= 1;
+                    result = Err(IoError::Device);
+                }
                 let data = &buffer.bytes()[start as usize..(start + length) as usize];
                 for unit in offset / UNIT_BYTES..(offset + u64::from(length)).div_ceil(UNIT_BYTES) {
                     assert_ne!(self.units[unit as usize], Owner::Free, "a write to unit {unit}, which is free");
@@ -289,6 +311,7 @@ impl Cluster {
                     frozen_through: self.frozen_through,
                     read_only: false,
                     layouts: vec![Arc::clone(&self.layout)],
+                    written: vec![self.layout.id],
                 }),
             },
             AgentMessage::Detach { epoch } => {

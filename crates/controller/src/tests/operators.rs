@@ -17,6 +17,7 @@ fn a_volume_is_created_attached_mapped_and_found_again_after_a_crash() {
     assert_eq!(world.pool().used_bytes, 0, "D1: a petabyte uses no space");
     assert_eq!(world.controller.exports()[0].name, "demo");
     let mut host = world.attach(AGENT, volume);
+    assert!(host.attachment.written.is_empty(), "nothing of it can lie in a disk's cache");
     assert_eq!(world.grant(&mut host, 16, 4), Ok(16));
     world.map(&mut host, &[0, 1, 5, 5000]).unwrap();
     assert_eq!(world.pool().used_bytes, (4 * 64) << 10);
@@ -31,6 +32,8 @@ fn a_volume_is_created_attached_mapped_and_found_again_after_a_crash() {
         "3: what was granted and not mapped is free"
     );
     let host = world.attach(OTHER, volume);
+    let disks: Vec<_> = host.attachment.layouts.iter().map(|layout| layout.id).collect();
+    assert_eq!(host.attachment.written, disks, "what a former session wrote may, and nowhere else");
     let (page, until) = world.fetch(&host, 0);
     assert_eq!(page, map.range(..1024).map(|(region, place)| (*region, *place)).collect());
     assert_eq!(until, 4, "the pages in between are absent");

@@ -1,0 +1,474 @@
+//! What an agent does for snapshots: one sentence a test.
+#![allow(missing_docs)]
+
+mod cluster;
+
+use agent::{Event, HostId, IoKind};
+use cluster::{Cluster, Outcome, Owner, write};
+use model::{Generation, IoError, RegionSize};
+use wire::{AgentMessage, CommandId, Order, OrderOutcome};
+
+fn small() -> Cluster {
+    Cluster::new(64 << 20, RegionSize::DEFAULT, 4096, 7)
+}
+
+/// A region with `layers` layers, one block each, over a first one that is whole.
+fn deep(cluster: &mut Cluster, layers: u8) {
+    cluster.write(0, &[1; 65536]);
+    for layer in 1..layers {
+        cluster.snapshot();
+        assert_eq!(cluster.write(u64::from(layer) * 4096, &[layer + 1; 4096]), Outcome::Done);
+    }
+}
+
+fn layers(cluster: &Cluster) -> usize {
+    let page = &cluster.pages[&model::PageIndex(0)];
+    page.entry(0).to_stack(cluster.region_size).len()
+}
+
+#[test]
+fn a_write_after_a_snapshot_moves_only_its_blocks_and_the_snapshot_keeps_the_old_ones() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 65536]);
+    cluster.snapshot();
+    let (writes, reads) = (cluster.writes, cluster.reads);
+    assert_eq!(cluster.write(8192, &[2; 4096]), Outcome::Done);
+    assert_eq!((cluster.writes - writes, cluster.reads - reads), (1, 0));
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    assert_eq!(cluster.mapped_units(), 8);
+    assert_eq!(cluster.read(4096, 12288), [vec![1; 4096], vec![2; 4096], vec![1; 4096]].concat());
+    assert_eq!(cluster.read_snapshot(0)[..65536], [1; 65536]);
+    cluster.restart_agent();
+    assert_eq!(cluster.read(4096, 12288), [vec![1; 4096], vec![2; 4096], vec![1; 4096]].concat());
+}
+
+#[test]
+fn a_write_of_less_than_a_block_is_merged_with_what_shows_below() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 65536]);
+    cluster.snapshot();
+    assert_eq!(cluster.write(5000, &[2; 10]), Outcome::Done);
+    let mut expected = vec![1; 65536];
+    expected[5000..5010].fill(2);
+    assert_eq!(cluster.read(0, 65536), expected);
+    assert_eq!(cluster.read_snapshot(0)[..65536], [1; 65536]);
+    cluster.trim(4096, 4096);
+    expected[4096..8192].fill(0);
+    assert_eq!(cluster.read(0, 65536), expected);
+    cluster.write(5000, &[3; 10]);
+    expected[5000..5010].fill(3);
+    assert_eq!(cluster.read(0, 65536), expected, "a trimmed block is zeroes around what is written");
+}
+
+#[test]
+fn a_trim_of_what_a_snapshot_sees_takes_no_space_and_a_whole_one_drops_the_place() {
+    let mut cluster = small();
+    cluster.write(0, &vec![1; 1 << 20]);
+    cluster.snapshot();
+    cluster.trim(4096, 8192);
+    cluster.run(IoKind::Flush);
+    assert_eq!(cluster.mapped_units(), 64);
+    assert_eq!(cluster.read(0, 16384), [vec![1; 4096], vec![0; 8192], vec![1; 4096]].concat());
+    cluster.trim(0, 1 << 20);
+    cluster.run(IoKind::Flush);
+    assert!(cluster.pages.values().all(|page| page.runs().next().is_none()), "nothing of the live end is mapped");
+    assert_eq!(cluster.mapped_units(), 64, "the snapshot holds it all");
+    assert_eq!(cluster.read_snapshot(0)[..1 << 20], vec![1; 1 << 20]);
+    cluster.delete_newest_snapshot();
+    assert_eq!(cluster.mapped_units(), 0);
+}
+
+#[test]
+fn writes_after_a_snapshot_land_beside_one_another() {
+    let mut cluster = small();
+    cluster.write(0, &vec![1; 1 << 20]);
+    cluster.snapshot();
+    for region in [3_u64, 4, 5, 6] {
+        cluster.write(region << 16, &[2; 4096]);
+    }
+    cluster.run(IoKind::Flush);
+    let page = &cluster.pages[&model::PageIndex(0)];
+    let place = |slot| mapping::stack::write_layer(&page.entry(slot).to_stack(cluster.region_size), Generation(1));
+    let first = place(3).expect("written");
+    for (index, slot) in [4, 5, 6].into_iter().enumerate() {
+        assert_eq!(place(slot), Some(first.offset_by(index as u32 + 1, cluster.region_size)));
+    }
+}
+
+#[test]
+fn a_frozen_volume_holds_writes_and_trims_and_serves_reads_and_flushes() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 8192]);
+    assert_eq!(cluster.obeyed(Order::Freeze), OrderOutcome::Done);
+    assert_eq!(cluster.mapped_units(), 4, "what was answered is committed");
+    let held = cluster.submit(write(0, &[2; 4096], false));
+    let trim = cluster.submit(IoKind::Zero { offset: 4096, length: 4096, fua: true, keep_space: false });
+    let later = cluster.submit(write(0, &[3; 512], true));
+    assert_eq!(cluster.read(0, 8192), vec![1; 8192]);
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    assert_eq!(cluster.run(IoKind::Prefetch { offset: 0, length: 1 << 20 }), Outcome::Done);
+    cluster.pass(60_000_000_000);
+    assert!(cluster.done.is_empty(), "a volume does not thaw by itself");
+    cluster.record_snapshot();
+    assert_eq!(cluster.thaw(), OrderOutcome::Done);
+    cluster.settle();
+    for id in [held, trim, later] {
+        assert_eq!(cluster.done.remove(&id), Some(Outcome::Done));
+    }
+    assert_eq!(cluster.read(0, 8192), [vec![3; 512], vec![2; 3584], vec![0; 4096]].concat(), "in their order");
+    assert_eq!(cluster.read_snapshot(0)[..8192], [1; 8192]);
+    assert_eq!(cluster.thaw(), OrderOutcome::Done, "to thaw twice changes nothing");
+}
+
+#[test]
+fn a_freeze_waits_for_writes_that_have_begun_even_for_those_that_wait_for_space() {
+    let mut cluster = small();
+    cluster.grant_units_max = 4;
+    let first = cluster.submit(write(0, &vec![1; 1 << 20], false));
+    cluster.order(1, Order::Freeze);
+    let second = cluster.submit(write(1 << 20, &[2; 4096], false));
+    cluster.settle();
+    assert_eq!(cluster.orders_done, [(CommandId(1), OrderOutcome::Done)]);
+    assert!(cluster.done.remove(&first).is_some());
+    cluster.record_snapshot();
+    assert_eq!(cluster.thaw(), OrderOutcome::Done);
+    assert_eq!(cluster.done.remove(&second), Some(Outcome::Done));
+}
+
+#[test]
+fn a_freeze_whose_commit_fails_says_so_and_the_volume_stays_frozen() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 4096]);
+    cluster.fail_commits = 2;
+    assert_eq!(cluster.obeyed(Order::Freeze), OrderOutcome::Failed);
+    let held = cluster.submit(write(0, &[2; 4096], false));
+    cluster.settle();
+    assert!(cluster.done.is_empty());
+    let next = Order::Thaw { generation: Generation(2), frozen_through: Generation(1) };
+    assert_eq!(cluster.obeyed(next), OrderOutcome::Failed, "a snapshot of what is not durable is refused");
+    assert_eq!(cluster.obeyed(Order::Freeze), OrderOutcome::Done, "asked again, it tries again");
+    assert_eq!(cluster.thaw(), OrderOutcome::Done, "as it was");
+    assert_eq!(cluster.done.remove(&held), Some(Outcome::Done));
+    cluster.run(IoKind::Flush);
+    assert_eq!(cluster.mapped_units(), 4, "nothing is frozen");
+}
+
+#[test]
+fn a_freeze_whose_device_flush_fails_commits_nothing() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 4096]);
+    cluster.fail_flushes = 2;
+    assert_eq!(cluster.obeyed(Order::Freeze), OrderOutcome::Failed);
+    assert_eq!(cluster.commits, 0);
+    assert_eq!(cluster.thaw(), OrderOutcome::Done);
+}
+
+#[test]
+fn a_thaw_gives_up_a_freeze_that_is_under_way() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 4096]);
+    let reading = cluster.submit(IoKind::Read { offset: 0, length: 4096 });
+    cluster.order(1, Order::Freeze);
+    cluster.order(2, Order::Thaw { generation: Generation(1), frozen_through: Generation(0) });
+    cluster.order(3, Order::Freeze);
+    cluster.settle();
+    let expected =
+        [(CommandId(1), OrderOutcome::Failed), (CommandId(2), OrderOutcome::Done), (CommandId(3), OrderOutcome::Done)];
+    assert_eq!(cluster.orders_done, expected);
+    assert!(cluster.done.contains_key(&reading));
+    assert_eq!(cluster.mapped_units(), 4);
+}
+
+#[test]
+fn a_region_assigned_for_a_write_that_failed_is_not_left_behind_the_snapshot() {
+    let mut cluster = small();
+    cluster.fail_writes = 1;
+    assert_eq!(cluster.write(0, &[1; 4096]), Outcome::Failed(IoError::Device));
+    let granted = |cluster: &Cluster| cluster.units.iter().filter(|owner| **owner == Owner::Granted).count();
+    let before = granted(&cluster);
+    cluster.snapshot();
+    assert_eq!((cluster.mapped_units(), granted(&cluster)), (0, before));
+    assert_eq!(cluster.obeyed(Order::ReturnGrants), OrderOutcome::Done);
+    assert_eq!(granted(&cluster), 0, "it is among what can be given back");
+    assert_eq!(cluster.write(0, &[2; 4096]), Outcome::Done);
+    assert_eq!(cluster.read(0, 8192), [vec![2; 4096], vec![0; 4096]].concat());
+}
+
+#[test]
+fn space_kept_above_a_snapshot_is_space_of_its_own() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 131072]);
+    cluster.snapshot();
+    cluster.run(IoKind::Zero { offset: 4096, length: 126976, fua: true, keep_space: true });
+    assert_eq!(cluster.mapped_units(), 16);
+    assert_eq!(cluster.read(0, 131072), [vec![1; 4096], vec![0; 126976]].concat());
+    assert_eq!(cluster.obeyed(Order::ReturnGrants), OrderOutcome::Done);
+    cluster.grant_units_max = 0;
+    assert_eq!(cluster.write(0, &[2; 131072]), Outcome::Done, "no space is needed any more");
+    assert_eq!(cluster.read_snapshot(0)[..131072], [1; 131072]);
+}
+
+#[test]
+fn a_session_that_ends_while_frozen_refuses_what_it_holds() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 4096]);
+    assert_eq!(cluster.obeyed(Order::Freeze), OrderOutcome::Done);
+    let held = cluster.submit(write(0, &[2; 4096], false));
+    cluster.step(Event::Shutdown);
+    cluster.settle();
+    assert_eq!(cluster.done.remove(&held), Some(Outcome::Failed(IoError::ShuttingDown)));
+    assert!(cluster.detached && cluster.agent.is_drained());
+}
+
+#[test]
+fn a_shutdown_in_the_middle_of_a_freeze_ends_both() {
+    let mut cluster = small();
+    let first = cluster.submit(write(0, &[1; 4096], false));
+    cluster.order(1, Order::Freeze);
+    let second = cluster.submit(write(0, &[2; 4096], false));
+    cluster.step(Event::Shutdown);
+    cluster.settle();
+    assert!(cluster.done.contains_key(&first) && cluster.done.contains_key(&second));
+    assert!(cluster.detached && cluster.agent.is_drained());
+    assert_eq!(cluster.orders_done.len(), 1, "the order is answered: {:?}", cluster.orders_done);
+}
+
+#[test]
+fn a_frozen_volume_without_hosts_stays_until_it_is_thawed() {
+    let mut cluster = small();
+    assert_eq!(cluster.obeyed(Order::Freeze), OrderOutcome::Done);
+    cluster.step(Event::HostDetach { host: HostId(1) });
+    cluster.pass(10_000_000_000);
+    assert!(!cluster.detached);
+    assert_eq!(cluster.thaw(), OrderOutcome::Done);
+    cluster.pass(0);
+    assert!(cluster.detached);
+}
+
+#[test]
+fn once_the_newest_snapshot_is_gone_its_layers_are_written_in_place_again() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 65536]);
+    cluster.snapshot();
+    cluster.delete_newest_snapshot();
+    let commits = cluster.commits;
+    assert_eq!(cluster.write(0, &[2; 65536]), Outcome::Done);
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    assert_eq!((cluster.mapped_units(), cluster.commits), (4, commits));
+}
+
+#[test]
+fn a_shrink_goes_on_while_a_volume_is_being_frozen() {
+    let mut cluster = small();
+    cluster.write(0, &vec![1; 2 << 20]);
+    let writing = cluster.submit(write(1 << 20, &vec![2; 1 << 20], false));
+    cluster.order(1, Order::Resize { size_bytes: (1 << 20) + 512 });
+    cluster.order(2, Order::Freeze);
+    cluster.settle();
+    assert!(cluster.done.contains_key(&writing));
+    assert_eq!(cluster.orders_done.len(), 2, "{:?}", cluster.orders_done);
+    cluster.order(3, Order::Resize { size_bytes: 1 << 20 });
+    cluster.settle();
+    assert_eq!(cluster.orders_done.len(), 2, "once it is frozen, a shrink waits");
+    assert_eq!(cluster.thaw(), OrderOutcome::Done);
+    assert!(cluster.orders_done.contains(&(CommandId(3), OrderOutcome::Done)));
+}
+
+#[test]
+fn a_write_that_finds_seven_layers_waits_for_their_merge() {
+    let mut cluster = small();
+    cluster.agent_grants_scarce();
+    deep(&mut cluster, 7);
+    cluster.run(IoKind::Flush);
+    assert_eq!(layers(&cluster), 7, "without room to spare nothing is merged in the background");
+    cluster.snapshot();
+    let expected: Vec<u8> =
+        (0..16).flat_map(|block| vec![if block == 0 || block > 6 { 1 } else { block + 1 }; 4096]).collect();
+    assert_eq!(cluster.write(60_000, &[9; 10]), Outcome::Done);
+    let mut now = expected.clone();
+    now[60_000..60_010].fill(9);
+    assert_eq!(cluster.read(0, 65536), now);
+    cluster.run(IoKind::Flush);
+    assert_eq!(layers(&cluster), 1);
+    assert_eq!(cluster.read_snapshot(6)[..65536], expected);
+    assert_eq!(cluster.read_snapshot(0)[..65536], [1; 65536]);
+    assert_eq!(cluster.mapped_units(), 8 * 4);
+    cluster.restart_agent();
+    assert_eq!(cluster.read(0, 65536), now);
+}
+
+#[test]
+fn zeroes_and_trims_of_a_full_stack_need_neither_merge_nor_space() {
+    let mut cluster = small();
+    cluster.agent_grants_scarce();
+    deep(&mut cluster, 7);
+    cluster.snapshot();
+    assert_eq!(cluster.obeyed(Order::ReturnGrants), OrderOutcome::Done);
+    cluster.grant_units_max = 0;
+    let reads = cluster.reads;
+    assert_eq!(cluster.write(4096, &[0; 8192]), Outcome::Done);
+    assert_eq!(cluster.trim(16384, 4096), Outcome::Done);
+    assert_eq!(cluster.reads, reads);
+    assert_eq!(cluster.write(20480, &[5; 4096]), Outcome::Failed(IoError::OutOfSpace));
+    assert_eq!(cluster.trim(20481, 10), Outcome::Failed(IoError::OutOfSpace), "a part of a block is written");
+    assert_eq!(cluster.read(4096, 16384), [vec![0; 8192], vec![4; 4096], vec![0; 4096]].concat());
+    cluster.grant_units_max = u32::MAX;
+    assert_eq!(cluster.write(20480, &[5; 4096]), Outcome::Done);
+    cluster.run(IoKind::Flush);
+    assert_eq!(cluster.read(4096, 20480), [vec![0; 8192], vec![4; 4096], vec![0; 4096], vec![5; 4096]].concat());
+}
+
+#[test]
+fn a_merge_that_cannot_read_fails_the_write_that_waited_and_loses_nothing() {
+    let mut cluster = small();
+    cluster.agent_grants_scarce();
+    deep(&mut cluster, 7);
+    cluster.snapshot();
+    let before = cluster.read(0, 65536);
+    cluster.fail_reads = 1;
+    assert_eq!(cluster.write(0, &[9; 4096]), Outcome::Failed(IoError::Device));
+    assert_eq!(cluster.read(0, 65536), before);
+    cluster.fail_writes = 1;
+    assert_eq!(cluster.write(0, &[9; 4096]), Outcome::Failed(IoError::Device));
+    assert_eq!(cluster.read(0, 65536), before);
+    assert_eq!(cluster.write(0, &[9; 4096]), Outcome::Done);
+    cluster.run(IoKind::Flush);
+    assert_eq!(cluster.read(0, 65536), [vec![9; 4096], before[4096..].to_vec()].concat());
+}
+
+#[test]
+fn a_stack_of_five_layers_is_merged_when_nobody_writes_there() {
+    let mut cluster = small();
+    deep(&mut cluster, 4);
+    cluster.run(IoKind::Flush);
+    assert_eq!(layers(&cluster), 4);
+    let before = cluster.read(0, 65536);
+    cluster.snapshot();
+    cluster.write(32768, &[5; 4096]);
+    cluster.run(IoKind::Flush);
+    assert_eq!(layers(&cluster), 1);
+    let now = [before[..32768].to_vec(), vec![5; 4096], before[36864..].to_vec()].concat();
+    assert_eq!(cluster.read(0, 65536), now);
+    assert_eq!(cluster.read_snapshot(3)[..65536], before);
+    cluster.restart_agent();
+    assert_eq!(cluster.read(0, 65536), now);
+}
+
+#[test]
+fn blocks_that_are_zeroes_stay_zeroes_without_a_bit_through_a_merge() {
+    let mut cluster = small();
+    deep(&mut cluster, 4);
+    cluster.trim(40960, 8192);
+    cluster.snapshot();
+    cluster.write(32768, &[5; 4096]);
+    cluster.run(IoKind::Flush);
+    assert_eq!(layers(&cluster), 1);
+    let Outcome::Status(extents) = cluster.run(IoKind::Status { offset: 0, length: 65536, extents_max: 9 }) else {
+        panic!("a status was refused")
+    };
+    assert_eq!(extents, [(40960, false), (8192, true), (16384, false)]);
+    assert_eq!(cluster.read(40960, 8192), vec![0; 8192]);
+}
+
+#[test]
+fn a_flattened_volume_shares_nothing_with_the_snapshots_before() {
+    let mut cluster = small();
+    cluster.write(0, &vec![1; 4 << 20]);
+    cluster.write(30 << 20, &[2; 4096]);
+    cluster.run(IoKind::Zero { offset: 40 << 20, length: 65536, fua: true, keep_space: true });
+    cluster.snapshot();
+    cluster.write(4096, &[3; 4096]);
+    cluster.trim(1 << 20, 1 << 20);
+    let before = cluster.read(0, 64 << 20);
+    cluster.restart_agent_after_flush();
+    assert_eq!(cluster.obeyed(Order::Flatten { through: Generation(1) }), OrderOutcome::Done);
+    for page in cluster.pages.values() {
+        for run in page.runs() {
+            let model::MapEntry::Layers(layers) = run.entry else { continue };
+            assert!(layers.iter().all(|layer| layer.born > Generation(1)));
+        }
+    }
+    assert!(cluster.read(0, 64 << 20) == before);
+    assert_eq!(cluster.mapped_units(), (64 + 2) * 4 + (48 + 2) * 4);
+    cluster.restart_agent();
+    assert!(cluster.read(0, 64 << 20) == before);
+}
+
+#[test]
+fn a_flattening_pauses_while_the_volume_is_frozen_and_goes_on_among_writes() {
+    let mut cluster = small();
+    cluster.write(0, &vec![1; 4 << 20]);
+    cluster.snapshot();
+    cluster.order(1, Order::Flatten { through: Generation(1) });
+    for _ in 0..40 {
+        cluster.advance();
+    }
+    let mut ids = Vec::new();
+    for block in 0..200_u64 {
+        ids.push(cluster.submit(write(block * 20480, &[2; 4096], false)));
+        cluster.advance();
+    }
+    cluster.snapshot();
+    cluster.settle();
+    assert!(ids.iter().all(|id| cluster.done.remove(id) == Some(Outcome::Done)));
+    assert!(cluster.orders_done.contains(&(CommandId(1), OrderOutcome::Done)));
+    assert_eq!(cluster.read_snapshot(0)[..4 << 20], vec![1; 4 << 20]);
+    for page in cluster.pages.values() {
+        for run in page.runs() {
+            let model::MapEntry::Layers(layers) = run.entry else { continue };
+            assert!(layers.iter().all(|layer| layer.born > Generation(1)));
+        }
+    }
+    let mut expected = vec![1; 4 << 20];
+    (0..200).for_each(|block| expected[block * 20480..block * 20480 + 4096].fill(2));
+    assert!(cluster.read(0, 4 << 20) == expected);
+}
+
+#[test]
+fn a_flattening_without_space_fails_and_the_volume_stays_whole() {
+    let mut cluster = Cluster::new(64 << 20, RegionSize::DEFAULT, 96, 3);
+    cluster.write(0, &vec![1; 1 << 20]);
+    cluster.snapshot();
+    assert_eq!(cluster.obeyed(Order::Flatten { through: Generation(1) }), OrderOutcome::Failed);
+    assert!(cluster.read(0, 1 << 20) == vec![1; 1 << 20]);
+    cluster.trim(0, 1 << 20);
+    assert_eq!(cluster.obeyed(Order::Flatten { through: Generation(1) }), OrderOutcome::Done);
+}
+
+#[test]
+fn a_flattening_that_meets_a_failing_disk_fails() {
+    let mut cluster = small();
+    cluster.write(0, &vec![1; 1 << 20]);
+    cluster.snapshot();
+    cluster.fail_reads = 1;
+    assert_eq!(cluster.obeyed(Order::Flatten { through: Generation(1) }), OrderOutcome::Failed);
+    assert_eq!(cluster.obeyed(Order::Flatten { through: Generation(1) }), OrderOutcome::Done);
+}
+
+#[test]
+fn a_session_that_ends_takes_its_flattening_with_it() {
+    let mut cluster = small();
+    cluster.write(0, &vec![1; 1 << 20]);
+    cluster.snapshot();
+    cluster.order(1, Order::Flatten { through: Generation(1) });
+    cluster.advance();
+    cluster.step(Event::Shutdown);
+    cluster.settle();
+    assert!(cluster.orders_done.contains(&(CommandId(1), OrderOutcome::Failed)));
+    assert!(cluster.detached && cluster.agent.is_drained());
+    let asked = cluster.to_controller.iter().any(|message| matches!(message, AgentMessage::Commit { .. }));
+    assert!(!asked, "nothing is left to say");
+}
+
+#[test]
+fn entries_in_error_fail_writes_trims_and_zeroes() {
+    let mut cluster = small();
+    let run = model::EntryRun { first: 0, count: 2, entry: model::MapEntry::Error };
+    cluster.pages.insert(model::PageIndex(0), mapping::TablePage::from_runs(cluster.region_size, &[run]));
+    assert_eq!(cluster.write(0, &[1; 4096]), Outcome::Failed(IoError::Device));
+    assert_eq!(cluster.write(0, &[0; 4096]), Outcome::Failed(IoError::Device));
+    assert_eq!(cluster.trim(0, 1 << 20), Outcome::Failed(IoError::Device));
+    let keep = IoKind::Zero { offset: 0, length: 65536, fua: false, keep_space: true };
+    assert_eq!(cluster.run(keep), Outcome::Failed(IoError::Device));
+    assert_eq!(cluster.write(131072, &[1; 4096]), Outcome::Done);
+}
