@@ -188,6 +188,15 @@ impl World {
             "store commits",
             [ids.len() as u64, batches.iter().map(|b| b.changes.len() as u64).sum(), 0],
         );
+        self.trace.tell(self.now, || {
+            let changes = batches.iter().flat_map(|batch| &batch.changes);
+            let told = changes.map(|change| match change {
+                store::Change::Put(key, _) => format!("+{:?}", Key::decode(key)),
+                store::Change::Delete(key) => format!("-{:?}", Key::decode(key)),
+                store::Change::DeleteRange(range) => format!("-{range:?}"),
+            });
+            format!("  {}", told.collect::<Vec<_>>().join(", "))
+        });
         let failing = self.may_fail() && self.random.permille(self.plan.store_failures);
         let result =
             if failing { Err(StoreError::Failed("simulated".to_owned())) } else { self.store.commit(&batches) };
