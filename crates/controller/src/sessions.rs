@@ -129,8 +129,7 @@ impl Controller {
             }
             // The nodes refuse it by now or soon: to its agent it is over.
             Some(session)
-                if session.agent == agent
-                    && matches!(session.stage, SessionStage::Fencing | SessionStage::Closing) =>
+                if session.agent == agent && matches!(session.stage, SessionStage::Fencing | SessionStage::Closing) =>
             {
                 self.to_agent(agent, ControllerMessage::Detached { epoch });
             }
