@@ -6,27 +6,18 @@ use crate::operator::Outcome;
 use api::{Error, ScheduleSet};
 use model::VolumeId;
 use store::Key;
-use store::records::{KEEP_RULES_MAX, KeepRule, Record, ScheduleRecord};
-
-/// The shortest time from one scheduled snapshot to the next, in seconds.
-const EVERY_SECONDS_MIN: u64 = 60;
+use store::records::{KeepRule, Record, ScheduleRecord};
 
 impl Controller {
     pub(crate) fn schedule_set(&mut self, id: ApiId, name: &str, set: &ScheduleSet) -> Outcome {
         let volume = self.find_volume(name)?;
         self.check_metadata()?;
-        if set.every_seconds < EVERY_SECONDS_MIN {
-            let every = set.every_seconds;
-            return Err(Error::invalid(format!(
-                "a snapshot every {every} seconds is not possible; use at least {EVERY_SECONDS_MIN} seconds"
-            )));
-        }
-        if set.keep.is_empty() || set.keep.len() > KEEP_RULES_MAX {
-            let count = set.keep.len();
-            return Err(Error::invalid(format!(
-                "a schedule has 1 to {KEEP_RULES_MAX} rules of what to keep, not {count}"
-            )));
-        }
+        set.check()?;
+        // `VOL@auto-YYYYMMDD-HHMMSS` has to be a name.
+        let longest = format!("{name}@auto-00000000-000000");
+        api::split_snapshot_name(&longest).map_err(|_| {
+            Error::invalid(format!("volume {name:?} has too long a name for scheduled snapshots; rename it"))
+        })?;
         let rule =
             |rule: &api::KeepRule| KeepRule { within_seconds: rule.within_seconds, each_seconds: rule.each_seconds };
         let record = ScheduleRecord { every_seconds: set.every_seconds, keep: set.keep.iter().map(rule).collect() };

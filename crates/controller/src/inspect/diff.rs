@@ -8,8 +8,8 @@ use super::store_error;
 use super::view::{StoredView, pages_of};
 use crate::fetch::descends;
 use api::{Diff, DiffKind, DiffQuery, DiffRange};
-use mapping::{EntryView, TablePage};
-use model::{BLOCK_BYTES, Generation, PageIndex, Place, REGIONS_PER_PAGE, RegionSize, VolumeId};
+use mapping::{EntryView, TablePage, changed_blocks, resolve_read};
+use model::{BLOCK_BYTES, BlockBitmap, BlockRange, Generation, PageIndex, Place, REGIONS_PER_PAGE, RegionSize, VolumeId};
 use std::collections::BTreeSet;
 use store::{StoreError, StoreView};
 
@@ -108,54 +108,37 @@ fn compare_page(
             continue;
         }
         let region = page.region(slot).0 * size.bytes();
-        for block in 0..size.blocks() {
-            let offset = region + u64::from(block) * BLOCK_BYTES;
-            let older = if offset < how.limit { visible(old.0, block) } else { Visible::Zero };
-            if let Some(kind) = changed(older, visible(new.0, block), how) {
-                ranges.add(offset, kind);
-            }
+        // What lies beyond the older view's end was zeroes in it.
+        let within = (how.limit.saturating_sub(region) / BLOCK_BYTES).min(u64::from(size.blocks())) as u32;
+        let parts = [(old.0, BlockRange::new(0, within)), (EntryView::Zero, BlockRange::new(within, size.blocks()))];
+        for (older, blocks) in parts {
+            compare_blocks(older, new.0, blocks, size, how, |block, kind| {
+                ranges.add(region + u64::from(block) * BLOCK_BYTES, kind);
+            });
         }
         slot += 1;
     }
 }
 
-/// Where one block of an entry is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Visible {
-    Zero,
-    Lost,
-    At(model::DiskRegion, Generation),
-}
-
-fn visible(entry: EntryView<'_>, block: u32) -> Visible {
-    match entry {
-        EntryView::Zero => Visible::Zero,
-        EntryView::NotLoaded | EntryView::Invalid | EntryView::Error => Visible::Lost,
-        EntryView::Full { place, written, .. } => Visible::At(place, written),
-        EntryView::Partial { place, written, blocks, .. } => {
-            if blocks >> block & 1 == 1 {
-                Visible::At(place, written)
-            } else {
-                Visible::Zero
-            }
-        }
-        EntryView::Stack(layers) => match layers.iter().find(|layer| layer.blocks.contains(block)) {
-            Some(layer) => match layer.place {
-                Place::Zero => Visible::Zero,
-                Place::Region(place) => Visible::At(place, layer.written),
-            },
-            None => Visible::Zero,
-        },
+fn compare_blocks(
+    older: EntryView<'_>,
+    newer: EntryView<'_>,
+    blocks: BlockRange,
+    size: RegionSize,
+    how: &Comparison,
+    mut found: impl FnMut(u32, DiffKind),
+) {
+    let changed = match changed_blocks(older, newer, size, how.since, how.is_ancestor) {
+        Some(changed) => changed,
+        // Nothing that is durable is unknown; if it were, everything would have to be taken for changed.
+        None => BlockBitmap::all(size.blocks()),
+    };
+    if matches!(newer, EntryView::NotLoaded | EntryView::Invalid | EntryView::Error) {
+        return (blocks.start..blocks.end).for_each(|block| found(block, DiffKind::Data));
     }
-}
-
-fn changed(older: Visible, younger: Visible, how: &Comparison) -> Option<DiffKind> {
-    match (older, younger) {
-        (Visible::Zero, Visible::Zero) => None,
-        (_, Visible::Zero) => Some(DiffKind::Zero),
-        (Visible::At(one, _), Visible::At(other, _)) if one == other => None,
-        (Visible::At(..), Visible::At(_, written)) if how.is_ancestor && written <= how.since => None,
-        _ => Some(DiffKind::Data),
+    for step in resolve_read(newer, size, blocks) {
+        let kind = if step.place == Place::Zero { DiffKind::Zero } else { DiffKind::Data };
+        (step.blocks.start..step.blocks.end).filter(|block| changed.contains(*block)).for_each(|block| found(block, kind));
     }
 }
 
