@@ -7,7 +7,7 @@ use agent::IoKind;
 use cluster::{Cluster, Outcome, write};
 use model::RegionSize;
 use proptest::prelude::*;
-use wire::{Order, OrderOutcome};
+use wire::{CommandId, Order, OrderOutcome};
 
 const VOLUME_BYTES: u64 = 2 << 20;
 
@@ -94,6 +94,7 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
     let roomy = u64::from(units) * model::UNIT_BYTES >= 32 * VOLUME_BYTES;
     let mut pending = Vec::new();
     let mut snapshots: Vec<Vec<u8>> = Vec::new();
+    let mut flattens = 0;
     for step in steps {
         match step {
             Step::Write { offset, length, value, holes, fua } => {
@@ -110,7 +111,10 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
             }
             Step::FailCommit => cluster.fail_commits = 1,
             Step::Snapshot | Step::SnapshotUnderWrites { .. } => {}
-            Step::Flatten => cluster.order(9, Order::Flatten { through: cluster.frozen_through }),
+            Step::Flatten => {
+                flattens += 1;
+                cluster.order(9, Order::Flatten { through: cluster.frozen_through });
+            }
             Step::DeleteSnapshot if snapshots.pop().is_some() => cluster.delete_newest_snapshot(),
             Step::DeleteSnapshot => {}
         }
@@ -158,6 +162,8 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
         }
     }
     settle(&mut cluster, &mut model, &mut pending, roomy);
+    let flattened = cluster.orders_done.iter().filter(|(command, _)| *command == CommandId(9)).count();
+    assert_eq!(flattened, flattens, "FAULT_ALWAYS_ENDS: a flattening never ended");
     assert!(cluster.read(0, VOLUME_BYTES as u32) == model, "the whole volume at the end");
     status_agrees(&mut cluster, &model);
     cluster.fail_commits = 0;

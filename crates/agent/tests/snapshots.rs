@@ -312,6 +312,8 @@ fn zeroes_and_trims_of_a_full_stack_need_neither_merge_nor_space() {
     assert_eq!(cluster.write(20480, &[5; 4096]), Outcome::Failed(IoError::OutOfSpace));
     assert_eq!(cluster.trim(20481, 10), Outcome::Failed(IoError::OutOfSpace), "a part of a block is written");
     assert_eq!(cluster.read(4096, 16384), [vec![0; 8192], vec![4; 4096], vec![0; 4096]].concat());
+    assert_eq!(cluster.write(5000, &[0; 9]), Outcome::Done, "a part of zeroes is zeroes");
+    assert_eq!(cluster.trim(5000, 100), Outcome::Done);
     cluster.grant_units_max = u32::MAX;
     assert_eq!(cluster.write(20480, &[5; 4096]), Outcome::Done);
     cluster.run(IoKind::Flush);
@@ -443,6 +445,14 @@ fn a_flattening_that_meets_a_failing_disk_fails() {
     cluster.fail_reads = 1;
     assert_eq!(cluster.obeyed(Order::Flatten { through: Generation(1) }), OrderOutcome::Failed);
     assert_eq!(cluster.obeyed(Order::Flatten { through: Generation(1) }), OrderOutcome::Done);
+}
+
+#[test]
+fn a_flattening_that_meets_lost_storage_fails() {
+    let mut cluster = small();
+    let run = model::EntryRun { first: 9, count: 1, entry: model::MapEntry::Error };
+    cluster.pages.insert(model::PageIndex(0), mapping::TablePage::from_runs(cluster.region_size, &[run]));
+    assert_eq!(cluster.obeyed(Order::Flatten { through: Generation(1) }), OrderOutcome::Failed);
 }
 
 #[test]
