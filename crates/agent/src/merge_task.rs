@@ -246,14 +246,14 @@ impl Volume {
             layers.last().into_iter().for_each(|layer| blocks.subtract(&layer.blocks));
         }
         let with_storage = layers.iter().filter_map(|layer| match layer.place {
-            Place::Region(place) => Some((Dropped { place, born: layer.born }, layer.written)),
+            Place::Region(place) => Some(Dropped { place, born: layer.born }),
             Place::Zero => None,
         });
-        let (drops, written): (Vec<_>, Vec<_>) = with_storage.unzip();
+        let drops: Vec<_> = with_storage.collect();
         let born = self.attachment.generation;
-        // A diff may name more than changed, never less.
-        let written = written.into_iter().max().unwrap_or(born);
-        let layer = Layer { place: Place::Region(place), blocks, born, written };
+        // It counts as written now, for a diff may name more than changed, never less: with an older date, a write that
+        // fails, or whose commit is lost in a crash, could leave its bytes here and no word of them in the map.
+        let layer = Layer { place: Place::Region(place), blocks, born, written: born };
         self.table.set(region, MapEntry::Layers(LayerStack::from_iter([layer])));
         self.give_up(context, region, &drops);
         self.changes.assigned(region, place);

@@ -33,6 +33,7 @@ enum Step {
     Settle,
     Restart,
     FailCommit,
+    FailWrite,
     /// A snapshot is taken; or given up, when the freeze fails.
     Snapshot,
     /// Writes while the volume is frozen.
@@ -67,6 +68,7 @@ fn step(snapshots: u32) -> impl Strategy<Value = Step> {
         2 => Just(Step::Settle),
         1 => Just(Step::Restart),
         1 => Just(Step::FailCommit),
+        1 => Just(Step::FailWrite),
         snapshots => Just(Step::Snapshot),
         1 => (range(), 1..=255_u8).prop_map(
             |((offset, length), value)| Step::SnapshotUnderWrites { offset, length, value }
@@ -110,6 +112,7 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
                 settle(&mut cluster, &mut model, &mut pending, roomy);
             }
             Step::FailCommit => cluster.fail_commits = 1,
+            Step::FailWrite => cluster.fail_writes = 1,
             Step::Snapshot | Step::SnapshotUnderWrites { .. } => {}
             Step::Flatten => {
                 flattens += 1;

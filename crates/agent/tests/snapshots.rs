@@ -547,6 +547,18 @@ fn a_merge_hides_no_change() {
 }
 
 #[test]
+fn a_write_that_failed_in_a_flattened_region_counts_as_a_change() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 65536]);
+    cluster.snapshot();
+    assert_eq!(cluster.obeyed(Order::Flatten { through: Generation(1) }), OrderOutcome::Done);
+    cluster.fail_writes = 1;
+    assert_eq!(cluster.write(0, &[2; 4096]), Outcome::Failed(IoError::Device));
+    assert_eq!(cluster.read(0, 4096), vec![2; 4096], "its bytes got there all the same");
+    assert_eq!(changed(&mut cluster, 0)[0], (65536, true, false));
+}
+
+#[test]
 fn a_part_of_a_block_or_of_a_range_is_answered_to_the_byte() {
     let mut cluster = small();
     cluster.write(0, &[1; 65536]);
