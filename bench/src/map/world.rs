@@ -304,7 +304,7 @@ impl World {
                             self.buffers.put(buffer);
                         }
                     }),
-                    IoResult::Done | IoResult::Status(_) => {}
+                    IoResult::Done | IoResult::Status(_) | IoResult::Changed(_) => {}
                 }
             }
             Effect::HostAttached { result, .. } => self.attached = result.ok(),

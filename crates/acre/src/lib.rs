@@ -20,3 +20,4 @@ pub mod schedule;
 pub mod serve;
 pub mod systemd;
 pub mod tls;
+pub mod transfer;

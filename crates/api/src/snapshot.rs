@@ -1,7 +1,7 @@
 //! Snapshots, clones, what changed between two views, and schedules.
 
-use crate::Error;
 use crate::name::{NAME_BYTES_MAX, check_name};
+use crate::{Error, SnapshotIdentity};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -31,6 +31,10 @@ pub fn split_snapshot_name(full: &str) -> Result<(&str, &str), Error> {
 pub struct SnapshotCreate {
     /// `VOL@NAME` each, no volume twice; at most [`SnapshotCreate::SNAPSHOTS_MAX`].
     pub snapshots: Vec<String>,
+    /// An import takes it, of what this snapshot holds; with one in `snapshots` only.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub imported_from: Option<SnapshotIdentity>,
 }
 
 impl SnapshotCreate {
@@ -79,6 +83,10 @@ pub struct Snapshot {
     pub unique_bytes: u64,
     /// A schedule took it, and may delete it.
     pub scheduled: bool,
+    /// An import took it, of what that snapshot holds.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub imported_from: Option<SnapshotIdentity>,
     /// The volumes that are clones of it.
     pub clones: Vec<String>,
     /// How far taking its space back has come, from 0 to 100; only while it is being deleted.

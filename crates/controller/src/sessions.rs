@@ -128,7 +128,10 @@ impl Controller {
                 self.close_session(epoch, Some(agent));
             }
             // The nodes refuse it by now or soon: to its agent it is over.
-            Some(session) if session.agent == agent && session.stage == SessionStage::Fencing => {
+            Some(session)
+                if session.agent == agent
+                    && matches!(session.stage, SessionStage::Fencing | SessionStage::Closing) =>
+            {
                 self.to_agent(agent, ControllerMessage::Detached { epoch });
             }
             Some(_) => {}

@@ -7,7 +7,7 @@ use crate::operator::Outcome;
 use crate::planted::Bug;
 use crate::state::{SessionStage, Volume};
 use api::{CloneCreate, Error, Response, SnapshotCreate, split_snapshot_name};
-use model::{BranchId, Epoch, Generation, Time, VolumeId};
+use model::{BranchId, ClusterId, Epoch, Generation, Time, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use store::Key;
@@ -25,6 +25,7 @@ pub(crate) struct Cut {
     snapshots: Vec<(VolumeId, String)>,
     scheduled: bool,
     created_unix_seconds: u64,
+    imported_from: Option<(ClusterId, u32)>,
     /// Agents that have not frozen their volume yet.
     waiting: BTreeSet<CommandId>,
     deadline: Time,
@@ -84,6 +85,10 @@ impl Controller {
             }
             snapshots.push((volume_id, name.to_owned()));
         }
+        if create.imported_from.is_some() && snapshots.len() != 1 {
+            return Err(Error::invalid("an import takes a snapshot of one volume, the one it made"));
+        }
+        let imported_from = create.imported_from.map(|from| (ClusterId(from.cluster), from.snapshot));
         let cut = self.next_id();
         let mut waiting = BTreeSet::new();
         for (volume, _) in &snapshots {
@@ -99,7 +104,7 @@ impl Controller {
         self.wake_at(deadline);
         let created_unix_seconds = now_unix_seconds;
         let is_ready = waiting.is_empty();
-        let state = Cut { reply_to: id, snapshots, scheduled, created_unix_seconds, waiting, deadline };
+        let state = Cut { reply_to: id, snapshots, scheduled, created_unix_seconds, imported_from, waiting, deadline };
         self.cuts.insert(cut, state);
         if is_ready {
             self.take_cut(cut);
@@ -150,6 +155,7 @@ impl Controller {
         let Some(cut) = self.cuts.get(&cut_id) else { return };
         let (snapshots, reply_to) = (cut.snapshots.clone(), cut.reply_to);
         let (scheduled, created_unix_seconds) = (cut.scheduled, cut.created_unix_seconds);
+        let imported_from = cut.imported_from;
         let mut taken = Vec::new();
         for (volume_id, name) in &snapshots {
             let Some(volume) = self.volumes.get(volume_id) else { continue };
@@ -171,6 +177,7 @@ impl Controller {
                 size_bytes,
                 scheduled,
                 deleted: false,
+                imported_from,
             };
             self.batch.put(Key::Snapshot(id), record.encode());
             self.put_branch(branch_id);

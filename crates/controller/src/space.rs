@@ -126,6 +126,9 @@ impl Controller {
             referenced_bytes: branch.referenced(record.generation) * UNIT_BYTES,
             unique_bytes: self.freed_with(record.branch, record.generation) * UNIT_BYTES,
             scheduled: record.scheduled,
+            imported_from: record
+                .imported_from
+                .map(|(cluster, snapshot)| api::SnapshotIdentity { cluster: cluster.0, snapshot }),
             clones,
             progress_percent: (state == SnapshotState::Deleting)
                 .then(|| self.purge_percent(record.branch, record.generation).unwrap_or(0)),

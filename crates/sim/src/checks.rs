@@ -93,8 +93,15 @@ impl Checks {
         self.in_flight.remove(&(node, id));
     }
 
-    /// A commit leaves its agent: every block it maps must be durable by now, written under this volume.
-    pub(crate) fn commit_leaves(&self, disks: &[SimDisk], epoch: Epoch, commit: &MapCommit) -> Result<(), Violation> {
+    /// A commit leaves its agent: every block it maps must be durable by now, written under this volume or one that it
+    /// came from.
+    pub(crate) fn commit_leaves(
+        &self,
+        disks: &[SimDisk],
+        owners: &BTreeSet<VolumeId>,
+        epoch: Epoch,
+        commit: &MapCommit,
+    ) -> Result<(), Violation> {
         let Some((volume, size)) = self.sessions.get(&epoch) else { return Ok(()) };
         let mut left = BLOCKS_MAX;
         for run in commit.pages.iter().flat_map(|page| &page.runs) {
@@ -108,12 +115,8 @@ impl Checks {
                         let visible = (0..size.blocks()).filter(|i| layer.blocks.contains(*i) && !hidden.contains(*i));
                         for block in visible.take(left as usize) {
                             left -= 1;
-                            self.block_is_durable(
-                                disks,
-                                *volume,
-                                region.logical_disk,
-                                start + u64::from(block) * 4096,
-                            )?;
+                            let offset = start + u64::from(block) * 4096;
+                            self.block_is_durable(disks, owners, *volume, region.logical_disk, offset)?;
                         }
                     }
                 }
@@ -128,6 +131,7 @@ impl Checks {
     fn block_is_durable(
         &self,
         disks: &[SimDisk],
+        owners: &BTreeSet<VolumeId>,
         volume: VolumeId,
         logical_disk: LogicalDiskId,
         offset: u64,
@@ -140,7 +144,7 @@ impl Checks {
             for sector in bytes.chunks_exact(SECTOR) {
                 let content = stamp::read(sector);
                 let own = matches!(content, Content::Zero)
-                    || matches!(content, Content::Stamp { volume: owner, .. } if owner == volume);
+                    || matches!(content, Content::Stamp { volume: owner, .. } if owners.contains(&owner));
                 if !own {
                     let detail = format!(
                         "{volume} commits a block at {logical_disk}+{offset} where {content:?} is durable so far"

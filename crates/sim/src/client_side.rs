@@ -5,6 +5,7 @@ use crate::door::Door;
 use crate::fabric::{Happening, Way};
 use crate::host::{self, Asked, Draw, Farewell, Link, Part, Request, ZEROES};
 use crate::oracle::Ending;
+use crate::plan::Mix;
 use crate::stamp::SECTOR;
 use crate::verdict::{Invariant, Violation};
 use crate::world::{Phase, World};
@@ -213,7 +214,8 @@ impl World {
                 }
                 host.operations_left -= 1;
                 let has_status = host.client.opened().is_some_and(|opened| !opened.contexts.is_empty());
-                host::draw_request(&mut self.random, self.plan.mix, volume, has_status, &mut self.next_number)
+                let mix = if volume.is_snapshot() { Mix::READING } else { self.plan.mix };
+                host::draw_request(&mut self.random, mix, volume, has_status, &mut self.next_number)
             }
         }
     }
@@ -291,6 +293,7 @@ impl World {
             (Asked::Read { number, first }, Outcome::Data { bytes, .. }) => {
                 let result = state.oracle.read_ends(now, *number, *first, Some(bytes));
                 self.check(result);
+                self.compare_cut(volume);
             }
             (Asked::Flush, Outcome::Done) => state.oracle.flushed(request.invoked),
             (Asked::Write { .. } | Asked::Zero { .. }, Outcome::Done) => {
@@ -351,7 +354,7 @@ impl World {
             ErrorCode::NoSpace if self.plan.disk_faults.out_of_space > 0 || store_may_fail => Ok(()),
             ErrorCode::NoSpace => match &request.asked {
                 // (A zeroing that overlapped may have come first.)
-                Asked::Write { assured: true, .. } if state.zeroing == 0 && state.zeroed < request.invoked => {
+                Asked::Write { assured: true, .. } if state.is_settled_since(request.invoked) => {
                     told(Invariant::FullIsHarmless, "its blocks have storage")
                 }
                 Asked::Write { .. } | Asked::Zero { keep_space: true, .. }
@@ -360,6 +363,10 @@ impl World {
                     told(Invariant::NoErrorWithoutFault, "the pool has room for everything")
                 }
                 Asked::Write { .. } | Asked::Zero { keep_space: true, .. } => Ok(()),
+                // Parts of blocks are written as zeroes; what a snapshot sees of them cannot be written in place.
+                Asked::Zero { part, .. } if part.is_ragged() && (state.cutting || state.cut > 0 || state.has_origin) => {
+                    Ok(())
+                }
                 _ => told(Invariant::FullIsHarmless, "it needs no space"),
             },
             ErrorCode::Io if store_may_fail || broken => Ok(()),
@@ -378,7 +385,7 @@ impl World {
         self.tick += 1;
         let now = self.tick;
         // A zeroing that overlapped may have come last, whichever was answered first.
-        let settled = state.zeroing == 0 && state.zeroed < request.invoked;
+        let settled = state.is_settled_since(request.invoked);
         match &request.asked {
             Asked::Write { parts, fua, .. } => {
                 for part in parts {

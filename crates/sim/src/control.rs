@@ -12,7 +12,7 @@ use pool::{DiskLabel, Judgement};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use store::keys::Tag;
-use store::records::{Record, VolumeProgress};
+use store::records::{JobRecord, Record, SnapshotRecord, VolumeProgress, VolumeRecord};
 use store::{Batch, Key, KeyRange, MemoryStore, MetaStore, StoreError, StoreView};
 use wire::{ControllerMessage, NodeId};
 
@@ -188,6 +188,15 @@ impl World {
             "store commits",
             [ids.len() as u64, batches.iter().map(|b| b.changes.len() as u64).sum(), 0],
         );
+        self.trace.tell(self.now, || {
+            let changes = batches.iter().flat_map(|batch| &batch.changes);
+            let told = changes.map(|change| match change {
+                store::Change::Put(key, _) => format!("+{:?}", Key::decode(key)),
+                store::Change::Delete(key) => format!("-{:?}", Key::decode(key)),
+                store::Change::DeleteRange(range) => format!("-{range:?}"),
+            });
+            format!("  {}", told.collect::<Vec<_>>().join(", "))
+        });
         let failing = self.may_fail() && self.random.permille(self.plan.store_failures);
         let result =
             if failing { Err(StoreError::Failed("simulated".to_owned())) } else { self.store.commit(&batches) };
@@ -259,6 +268,57 @@ pub(crate) fn mapped_bytes(store: &MemoryStore) -> Result<BTreeMap<VolumeId, u64
             Err(Violation::new(Invariant::NoRegionOwnedTwice, format!("a volume's count: {scanned:?} {damaged:?}")))
         }
     }
+}
+
+/// The branch that a volume is, as is durable.
+pub(crate) fn volume_branch(store: &MemoryStore, volume: VolumeId) -> Option<model::BranchId> {
+    let value = store.get(&Key::Volume(volume).encode()).ok()??;
+    Some(VolumeRecord::decode(&value).ok()?.branch)
+}
+
+/// Whether space is still being taken back.
+pub(crate) fn jobs_under_way(store: &MemoryStore) -> bool {
+    let mut found = false;
+    let scanned = store.scan(&KeyRange::tag(Tag::Job), &mut |_, value| {
+        found |= !matches!(JobRecord::decode(value), Ok(JobRecord::Flatten { .. }));
+        ControlFlow::Continue(())
+    });
+    found || scanned.is_err()
+}
+
+/// How many snapshots are deleted and still there.
+pub(crate) fn hidden_snapshots(store: &MemoryStore) -> usize {
+    let mut found = 0;
+    let scanned = store.scan(&KeyRange::tag(Tag::Snapshot), &mut |_, value| {
+        found += usize::from(SnapshotRecord::decode(value).is_ok_and(|record| record.deleted));
+        ControlFlow::Continue(())
+    });
+    scanned.map_or(usize::MAX, |()| found)
+}
+
+/// What there are records of that only a volume can have.
+pub(crate) fn records_left(store: &MemoryStore) -> Vec<Tag> {
+    let is_there = |tag: &Tag| {
+        let mut found = false;
+        let scanned = store.scan(&KeyRange::tag(*tag), &mut |_, _| {
+            found = true;
+            ControlFlow::Break(())
+        });
+        found || scanned.is_err()
+    };
+    let tags = [
+        Tag::Volume,
+        Tag::VolumeName,
+        Tag::VolumeProgress,
+        Tag::Branch,
+        Tag::Snapshot,
+        Tag::Usage,
+        Tag::Table,
+        Tag::Job,
+        Tag::Session,
+        Tag::Grant,
+    ];
+    tags.into_iter().filter(is_there).collect()
 }
 
 /// The label that a disk bears, as the world keeps it.

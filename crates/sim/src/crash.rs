@@ -41,10 +41,12 @@ impl World {
         self.life += 1;
         self.tick += 1;
         let now = self.tick;
+        let captured = self.capture_cuts();
         for volume in &mut self.volumes {
             volume.oracle.crash(now, power_cut);
             volume.mapped.clear();
             volume.zeroing = 0;
+            volume.cutting = false;
         }
         self.orphans.clear();
         self.fabric = Default::default();
@@ -54,6 +56,8 @@ impl World {
         let result = audit(&self.store).and_then(|report| audit_is_clean(&report));
         self.check(result);
         self.start_controller(Survivors::default());
+        self.settle_cuts(captured);
+        self.settle_rollbacks();
         self.operator.ask_again();
         self.plan_operator();
         self.reconnect_hosts();
@@ -110,7 +114,7 @@ impl World {
             host.link = Link::Down;
             host.in_flight.clear();
             // Some read everything first: what they see is then settled.
-            if self.random.next() & 1 == 0 {
+            if self.random.next() & 1 == 0 && !self.volumes[self.hosts[index].volume].is_gone() {
                 let windows: Vec<_> = self.volumes[self.hosts[index].volume].plan.windows.clone();
                 self.scan_windows(index, &windows);
             }
@@ -138,9 +142,10 @@ impl World {
         self.store.limit_bytes(None);
         self.disks.iter_mut().for_each(|disk| disk.faults = DiskFaults::default());
         self.operator.forget_plans();
+        self.give_hosts_to_all();
         for index in 0..self.hosts.len() {
             let first_of_volume = self.hosts.iter().position(|host| host.volume == self.hosts[index].volume);
-            if first_of_volume == Some(index) {
+            if first_of_volume == Some(index) && self.volumes[self.hosts[index].volume].id.is_some() {
                 let windows = self.volumes[self.hosts[index].volume].plan.windows.clone();
                 self.scan_windows(index, &windows);
                 self.nudge(index, 1);
@@ -152,7 +157,8 @@ impl World {
     pub(crate) fn say_farewell(&mut self) {
         for index in 0..self.hosts.len() {
             let volume = self.hosts[index].volume;
-            if self.hosts.iter().position(|host| host.volume == volume) == Some(index) {
+            let is_first = self.hosts.iter().position(|host| host.volume == volume) == Some(index);
+            if is_first && self.volumes[volume].id.is_some() && !self.volumes[volume].is_snapshot() {
                 let state = &self.volumes[volume];
                 let (windows, end) = (state.plan.windows.clone(), state.size_bytes / 512);
                 let region = state.plan.region_size.bytes() / 512;

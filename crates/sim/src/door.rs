@@ -104,6 +104,7 @@ pub(crate) fn answer(
                 contexts.iter().map(|context| ContextStatus { context, extents: &extents }).collect();
             connection.reply_block_status(request, &statuses);
         }
+        IoResult::Changed(_) => unreachable!("no host here asks what changed"),
         IoResult::Failed(error) => connection.reply_error(request, error),
     }
 }

@@ -75,8 +75,12 @@ impl World {
             }
             agent::Effect::ToController(message) => {
                 if let AgentMessage::Commit { epoch, commit, .. } = &message {
-                    let result = self.checks.commit_leaves(&self.disks, *epoch, commit);
-                    self.check(result);
+                    let volume = self.checks.volume_of(*epoch);
+                    let state = self.volumes.iter().find(|state| state.id.is_some() && state.id == volume);
+                    if let Some(state) = state {
+                        let result = self.checks.commit_leaves(&self.disks, &state.oracle.owners, *epoch, commit);
+                        self.check(result);
+                    }
                 }
                 if let AgentMessage::Detach { epoch } = &message
                     && self.plan.has_faults()
@@ -176,12 +180,13 @@ impl World {
         let Some(door) = self.process.doors.get_mut(&id) else { return };
         match event {
             server::Event::ListExports => {
-                let names: Vec<_> = self.volumes.iter().map(|volume| (volume.name.clone(), String::new())).collect();
+                let shown = self.volumes.iter().filter(|volume| volume.id.is_some());
+                let names: Vec<_> = shown.map(|volume| (volume.name.clone(), String::new())).collect();
                 door.connection.exports_listed(names);
             }
             server::Event::QueryExport { name } => {
                 let volume = self.volumes.iter().find(|volume| volume.name == name && volume.id.is_some());
-                let answer = volume.map(|volume| door::export_info(&name, volume.size_bytes, false));
+                let answer = volume.map(|volume| door::export_info(&name, volume.size_bytes, volume.is_snapshot()));
                 door.connection.export_opened(answer.ok_or(server::ExportError::Unknown));
             }
             server::Event::OpenExport { name } => self.open_export(id, name),
@@ -207,6 +212,8 @@ impl World {
             door.connection.export_opened(Err(server::ExportError::Unknown));
             return;
         };
+        self.check_export(volume);
+        let door = self.process.doors.get_mut(&id).expect("seen a moment ago");
         let agent = volume % self.process.agents.len();
         door.agent = Some(agent);
         door.opening = name;

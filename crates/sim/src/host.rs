@@ -10,12 +10,24 @@ use nbd::protocol::command_flags;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// A volume, as its hosts and the oracle know it.
+/// What hosts attach.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// A volume of the plan: made anew when it is deleted.
+    Planned,
+    /// A clone.
+    Clone,
+    /// A snapshot of the volume of that place, and of which cut.
+    Snapshot { of: usize, cut: usize },
+}
+
+/// A volume or snapshot, as its hosts and the oracle know it.
 #[derive(Debug)]
 pub(crate) struct VolumeState {
+    pub(crate) kind: Kind,
     pub(crate) plan: VolumePlan,
     pub(crate) name: String,
-    /// `None` until it is made, and while it is made anew.
+    /// `None` until it is made, while it is made anew, and when it is gone.
     pub(crate) id: Option<VolumeId>,
     pub(crate) size_bytes: u64,
     pub(crate) oracle: Oracle,
@@ -27,10 +39,52 @@ pub(crate) struct VolumeState {
     pub(crate) zeroing: u32,
     /// When the last of them ended.
     pub(crate) zeroed: Tick,
-    /// Being resized or deleted: requests may be refused.
+    /// Being resized, rolled back or deleted: requests may be refused.
     pub(crate) unsettled: bool,
     /// The last door there was when its size last changed: through older ones it may open with the size it had.
     pub(crate) resized_door: u64,
+    /// Snapshots of it are being taken.
+    pub(crate) cutting: bool,
+    /// When the last one was there: what was written before may be frozen.
+    pub(crate) cut: Tick,
+    /// What clones and rollbacks left it to share with may keep it from being empty.
+    pub(crate) has_origin: bool,
+}
+
+impl VolumeState {
+    pub(crate) fn new(kind: Kind, plan: VolumePlan, name: String) -> Self {
+        Self {
+            kind,
+            name,
+            id: None,
+            size_bytes: plan.size_bytes,
+            oracle: Oracle::new(VolumeId::default(), &[]),
+            incarnation: 0,
+            mapped: BTreeSet::new(),
+            zeroing: 0,
+            zeroed: 0,
+            unsettled: false,
+            resized_door: 0,
+            cutting: false,
+            cut: 0,
+            has_origin: false,
+            plan,
+        }
+    }
+
+    /// Whether it was there and will not be again.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.id.is_none() && self.kind != Kind::Planned
+    }
+
+    pub(crate) fn is_snapshot(&self) -> bool {
+        matches!(self.kind, Kind::Snapshot { .. })
+    }
+
+    /// Whether what was written since `invoked` has places of its own.
+    pub(crate) fn is_settled_since(&self, invoked: Tick) -> bool {
+        self.zeroing == 0 && self.zeroed < invoked && !self.cutting && self.cut < invoked
+    }
 }
 
 /// A range of sectors written alike by one request.
@@ -41,6 +95,13 @@ pub(crate) struct Part {
     pub(crate) first: u64,
     pub(crate) count: u64,
     pub(crate) zero: bool,
+}
+
+impl Part {
+    /// Whether it begins or ends within a block.
+    pub(crate) fn is_ragged(self) -> bool {
+        !self.first.is_multiple_of(8) || !(self.first + self.count).is_multiple_of(8)
+    }
 }
 
 /// What a request asks for.
@@ -236,7 +297,7 @@ pub(crate) const ZEROES: u16 = 1 << 15;
 
 /// Whether every block of a range certainly has storage.
 fn is_assured(volume: &VolumeState, first: u64, count: u64) -> bool {
-    volume.zeroing == 0 && (first / 8..(first + count).div_ceil(8)).all(|block| volume.mapped.contains(&block))
+    volume.zeroing == 0 && !volume.cutting && (first / 8..(first + count).div_ceil(8)).all(|block| volume.mapped.contains(&block))
 }
 
 /// A payload of stamps, some of its blocks (or stretches of sectors) zeroes.

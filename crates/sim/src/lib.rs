@@ -9,10 +9,12 @@
 //! ([`PlantedBug`]) to see that they are found.
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod checks;
 mod client_side;
 mod control;
 mod crash;
+pub mod cut;
 pub mod disk;
 mod door;
 mod engines;
@@ -31,6 +33,7 @@ pub mod scenario;
 pub mod stamp;
 pub mod trace;
 pub mod verdict;
+mod views;
 pub mod world;
 
 pub use plan::Plan;
@@ -38,4 +41,4 @@ pub use planted::PlantedBug;
 pub use run::{Outcome, Settings, run_seed};
 pub use scenario::Scenario;
 pub use verdict::{Invariant, Violation};
-pub use world::{Counts, World};
+pub use world::{Counts, ViewCounts, World};

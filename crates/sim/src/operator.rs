@@ -2,9 +2,11 @@
 
 use crate::control::disk_path;
 use crate::fabric::Happening;
+use crate::host::Kind;
 use crate::oracle::Oracle;
 use crate::plan::{OperatorAction, Plan, VolumePlan};
 use crate::verdict::{Invariant, Violation};
+use crate::views::ViewTask;
 use crate::world::{Phase, World};
 use api::{AuditReport, DiskAdd, PoolCreate, Request, Response, VolumeCreate, VolumeResize};
 use controller::{ApiId, Event};
@@ -24,6 +26,7 @@ pub(crate) enum Task {
     Delete(usize),
     Resize(usize, u64),
     Audit,
+    View(ViewTask),
 }
 
 /// The operator.
@@ -31,10 +34,17 @@ pub(crate) enum Task {
 pub(crate) struct Operator {
     tasks: VecDeque<Task>,
     actions: VecDeque<OperatorAction>,
-    asked: BTreeMap<ApiId, Task>,
+    pub(crate) asked: BTreeMap<ApiId, Task>,
     next_id: u64,
     set_up: bool,
+    /// How many requests hosts have had answered when the next action is due.
+    due: u64,
+    /// The answer to what was asked on the spot.
+    pub(crate) answer: Option<Result<Response, api::Error>>,
 }
+
+/// The name of requests that are answered on the spot.
+const NOW: ApiId = ApiId(u64::MAX - 1);
 
 impl Operator {
     pub(crate) fn new(plan: &Plan) -> Self {
@@ -46,6 +56,8 @@ impl Operator {
             asked: BTreeMap::new(),
             next_id: 0,
             set_up: false,
+            due: 0,
+            answer: None,
         }
     }
 
@@ -57,6 +69,19 @@ impl Operator {
     /// Whether there is nothing under way or to do.
     pub(crate) fn is_idle(&self) -> bool {
         self.tasks.is_empty() && self.asked.is_empty() && self.actions.is_empty()
+    }
+
+    /// Whether something is asked or to be asked.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.tasks.is_empty() || !self.asked.is_empty()
+    }
+
+    pub(crate) fn add(&mut self, task: Task) {
+        self.tasks.push_back(task);
+    }
+
+    pub(crate) fn again(&mut self, task: Task) {
+        self.tasks.push_front(task);
     }
 
     /// Nothing more is begun but what is under way.
@@ -93,12 +118,22 @@ impl World {
         if !self.operator.asked.is_empty() {
             return;
         }
-        if self.operator.tasks.is_empty()
-            && let Some(action) = self.operator.actions.pop_front()
-        {
-            self.decide(action);
+        if self.operator.tasks.is_empty() && !self.operator.actions.is_empty() {
+            if self.is_too_early() {
+                let delay = self.random.delay(2 * self.plan.think_nanos + self.plan.disk_nanos);
+                return self.later(delay, Happening::OperatorActs);
+            }
+            if let Some(action) = self.operator.actions.pop_front() {
+                self.decide(action);
+                if self.operator.tasks.is_empty() {
+                    return self.plan_operator();
+                }
+            }
         }
-        let Some(task) = self.operator.tasks.pop_front() else { return };
+        if self.operator.tasks.is_empty() && self.phase == Phase::Accounting {
+            self.account();
+        }
+        let Some(task) = self.operator.tasks.pop_front().map(|task| self.note_branch(task)) else { return };
         let request = match task {
             Task::Pool => {
                 // A logical disk must hold the largest region.
@@ -113,6 +148,7 @@ impl World {
             }
             Task::Volume(index) => create(&self.volumes[index].plan, &self.volumes[index].name),
             Task::Delete(index) => {
+                self.deletion_begins(index);
                 Request::VolumeDelete { name: self.volumes[index].name.clone(), force: true, snapshots: true }
             }
             Task::Resize(index, size_bytes) => Request::VolumeResize {
@@ -120,6 +156,7 @@ impl World {
                 resize: VolumeResize { size_bytes, shrink: true },
             },
             Task::Audit => Request::Audit,
+            Task::View(task) => self.view_request(task),
         };
         self.operator.next_id += 1;
         let id = ApiId(self.operator.next_id);
@@ -129,8 +166,31 @@ impl World {
         self.controller_step(Event::Api(id, request));
     }
 
+    /// Whether hosts are to do more before the operator's next action.
+    fn is_too_early(&mut self) -> bool {
+        if !self.plan.paced || self.phase > Phase::Storm || self.hosts.iter().all(crate::host::Host::is_done) {
+            return false;
+        }
+        let early = self.counts.operations < self.operator.due;
+        if !early {
+            let left: u64 = self.hosts.iter().map(|host| u64::from(host.operations_left)).sum();
+            let share = left / (self.operator.actions.len() as u64 + 1);
+            self.operator.due = self.counts.operations + self.random.below(2 * share + 1);
+        }
+        early
+    }
+
+    /// Asks what is answered on the spot, from memory or from what is durable; `None` when the process dies over it.
+    pub(crate) fn ask_now(&mut self, request: Request) -> Option<Result<Response, api::Error>> {
+        self.operator.answer = None;
+        self.controller_step(Event::Api(NOW, request));
+        self.operator.answer.take()
+    }
+
     fn decide(&mut self, action: OperatorAction) {
-        let index = self.random.below(self.volumes.len() as u64) as usize;
+        let live: Vec<usize> =
+            (0..self.volumes.len()).filter(|index| self.volumes[*index].kind == Kind::Planned).collect();
+        let index = self.random.pick(&live);
         match action {
             OperatorAction::Audit => self.operator.tasks.push_back(Task::Audit),
             OperatorAction::Recreate => {
@@ -147,14 +207,20 @@ impl World {
                 volume.unsettled = true;
                 self.operator.tasks.push_back(Task::Resize(index, size));
             }
+            other => self.decide_view(other),
         }
     }
 
     pub(crate) fn operator_answered(&mut self, id: ApiId, result: Result<Response, api::Error>) {
+        if id == NOW {
+            self.operator.answer = Some(result);
+            return;
+        }
         let Some(task) = self.operator.asked.remove(&id) else { return };
         self.trace.note(self.now, "operator answered", [id.0, u64::from(result.is_err()), 0]);
         self.trace.tell(self.now, || format!("  {result:?}"));
         match (task, result) {
+            (Task::View(task), result) => self.view_answered(task, result),
             (Task::Volume(index), Ok(Response::Volume(volume))) => self.volume_made(index, VolumeId(volume.id)),
             (Task::Delete(index), Ok(_)) => self.volume_gone(index),
             (Task::Resize(index, size), Ok(_)) => {
@@ -192,6 +258,10 @@ impl World {
             (Task::Pool | Task::Disk(_), Exists) => {}
             (Task::Volume(index), Exists) => self.find_volume(index),
             (Task::Delete(index), NotFound) => self.volume_gone(index),
+            // What shares with an origin is shrunk only while a host has it attached.
+            (Task::Resize(index, _), Busy) if self.volumes[index].has_origin && self.random.below(32) == 0 => {
+                self.volumes[index].unsettled = false;
+            }
             // A volume on its way in or out: the next attempt finds it there, or not.
             (_, Busy) => self.operator.tasks.push_front(task),
             _ if self.plan.has_faults() || self.life > 0 => {
@@ -222,11 +292,16 @@ impl World {
     }
 
     fn volume_gone(&mut self, index: usize) {
+        self.views_gone_with(index);
         let volume = &mut self.volumes[index];
         volume.incarnation += 1;
         volume.id = None;
         volume.mapped.clear();
         volume.zeroing = 0;
+        volume.has_origin = false;
+        if volume.kind == Kind::Clone {
+            return self.retire_hosts(index);
+        }
         volume.name = format!("v{index}-{}", volume.incarnation);
         let again = Task::Volume(index);
         if self.operator.tasks.front() != Some(&again) && self.phase < Phase::Leaving {

@@ -5,15 +5,16 @@
 //! the first had ended, is known to have happened before the read began. After a crash any value may be there that no
 //! *durable* write has replaced: one acknowledged with FUA, or acknowledged before an acknowledged flush was asked for.
 
+use crate::cut::Frozen;
 use crate::stamp::{self, Content, SECTOR};
 use crate::verdict::{Invariant, Violation};
 use model::VolumeId;
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A moment: how many things happened before.
 pub type Tick = u64;
-const NEVER: Tick = Tick::MAX;
+pub(crate) const NEVER: Tick = Tick::MAX;
 
 /// How a write ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,43 +29,69 @@ pub enum Ending {
 
 /// A write (or trim, or zeroing) as the oracle knows it.
 #[derive(Clone, Copy, Debug)]
-struct Write {
-    invoked: Tick,
-    ended: Tick,
+pub(crate) struct Write {
+    /// The volume it was written to: a clone's first content is another's.
+    volume: VolumeId,
+    pub(crate) invoked: Tick,
+    pub(crate) ended: Tick,
     /// It is known to have happened, on every sector, by then.
-    happened: Tick,
+    pub(crate) happened: Tick,
     /// Acknowledged with FUA.
     durable: bool,
     failed: bool,
-    zero: bool,
+    pub(crate) zero: bool,
+    /// It is what the view began with: of such, a sector holds one and always held that one.
+    base: bool,
 }
 
 /// A write as one sector knows it.
 #[derive(Clone, Copy, Debug)]
-struct Trace {
-    write: u32,
+pub(crate) struct Trace {
+    pub(crate) write: u32,
     /// A read saw it by then.
-    observed: Tick,
+    pub(crate) observed: Tick,
     /// A read saw something else settled, by then: later reads cannot see this one any more.
     dead: Tick,
 }
 
-type Traces = SmallVec<[Trace; 2]>;
+pub(crate) type Traces = SmallVec<[Trace; 2]>;
+
+impl Write {
+    /// What was there from the start.
+    pub(crate) fn of_old(volume: VolumeId, zero: bool, happened: Tick) -> Self {
+        Self { volume, invoked: 0, ended: 0, happened, durable: true, failed: false, zero, base: true }
+    }
+
+    /// The same, as what another view begins with.
+    pub(crate) fn as_base(self) -> Self {
+        Self::of_old(self.volume, self.zero, NEVER)
+    }
+}
+
+impl Trace {
+    pub(crate) fn of(write: u32) -> Self {
+        Self { write, observed: NEVER, dead: NEVER }
+    }
+}
 
 /// A part of a volume that hosts use: the oracle follows each of its sectors.
 #[derive(Debug)]
-struct Window {
-    first_sector: u64,
-    sectors: Vec<Traces>,
+pub(crate) struct Window {
+    pub(crate) first_sector: u64,
+    pub(crate) sectors: Vec<Traces>,
 }
 
 /// One volume's oracle. What lies outside its windows is never written, and zero.
 #[derive(Debug)]
 pub struct Oracle {
     volume: VolumeId,
-    windows: Vec<Window>,
+    pub(crate) windows: Vec<Window>,
     /// By number; 0 is the state of a new volume: zeroes, durable.
-    writes: BTreeMap<u32, Write>,
+    pub(crate) writes: BTreeMap<u32, Write>,
+    /// Whose bytes may lie where this view's map points.
+    pub(crate) owners: BTreeSet<VolumeId>,
+    /// It is a snapshot: what it holds is settled for ever, known or not.
+    pub(crate) frozen: Option<Frozen>,
     /// Requests in flight, by number: when they were begun.
     reads: BTreeMap<u32, Tick>,
     /// The youngest acknowledged flush: when it was asked for.
@@ -81,7 +108,7 @@ impl Oracle {
     /// A new volume's. `windows` are its parts in use: first sector and how many, ascending, apart.
     #[must_use]
     pub fn new(volume: VolumeId, windows: &[(u64, u64)]) -> Self {
-        let initial = Trace { write: 0, observed: NEVER, dead: NEVER };
+        let initial = Trace::of(0);
         let windows = windows
             .iter()
             .map(|(first_sector, count)| Window {
@@ -89,12 +116,13 @@ impl Oracle {
                 sectors: vec![SmallVec::from_elem(initial, 1); *count as usize],
             })
             .collect();
-        let first = Write { invoked: 0, ended: 0, happened: 0, durable: true, failed: false, zero: true };
-        let writes = BTreeMap::from([(0, first)]);
+                let writes = BTreeMap::from([(0, Write::of_old(volume, true, 0))]);
         Self {
             volume,
             windows,
             writes,
+            owners: BTreeSet::from([volume]),
+            frozen: None,
             reads: BTreeMap::new(),
             flushed: 0,
             lost_before: 0,
@@ -108,7 +136,11 @@ impl Oracle {
         self.windows.iter().map(|window| (window.first_sector, window.sectors.len() as u64))
     }
 
-    fn overlap(&mut self, first: u64, count: u64) -> impl Iterator<Item = (u64, &mut Traces)> {
+    pub(crate) fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    pub(crate) fn overlap(&mut self, first: u64, count: u64) -> impl Iterator<Item = (u64, &mut Traces)> {
         self.windows.iter_mut().flat_map(move |window| {
             let length = window.sectors.len() as u64;
             let from = first.saturating_sub(window.first_sector).min(length);
@@ -123,7 +155,16 @@ impl Oracle {
 
     /// A write of `count` sectors from `first` on begins. With `zero` it writes zeroes.
     pub fn write_begins(&mut self, now: Tick, number: u32, first: u64, count: u64, zero: bool) {
-        let write = Write { invoked: now, ended: NEVER, happened: NEVER, durable: false, failed: false, zero };
+        let write = Write {
+            volume: self.volume,
+            invoked: now,
+            ended: NEVER,
+            happened: NEVER,
+            durable: false,
+            failed: false,
+            zero,
+            base: false,
+        };
         self.writes.insert(number, write);
         self.medium = false;
         let horizon = self.reads.values().copied().min().unwrap_or(now);
@@ -132,7 +173,7 @@ impl Oracle {
             if traces.len() > 2 {
                 forget(&writes, flushed, horizon, traces);
             }
-            traces.push(Trace { write: number, observed: NEVER, dead: NEVER });
+            traces.push(Trace::of(number));
         }
         self.writes = writes;
     }
@@ -179,6 +220,10 @@ impl Oracle {
             let address = first + index as u64;
             let content = stamp::read(sector);
             let seen = self.judge(address, content)?;
+            if self.frozen.is_some() {
+                self.observe_frozen(address, content, seen)?;
+                continue;
+            }
             self.observe(invoked, now, address, seen).map_err(|expected| self.stale(address, content, &expected))?;
         }
         Ok(())
@@ -192,9 +237,11 @@ impl Oracle {
             let to = (first + count).min(window.first_sector + window.sectors.len() as u64);
             for address in from..to.max(from) {
                 let traces = &window.sectors[(address - window.first_sector) as usize];
-                let may_be_zero = traces
-                    .iter()
-                    .any(|trace| self.writes[&trace.write].zero && is_possible(&self.writes, invoked, traces, trace));
+                let is_frozen = self.frozen.is_some();
+                let may_be_zero = traces.iter().any(|trace| {
+                    let possible = is_frozen || is_possible(&self.writes, invoked, traces, trace);
+                    self.writes[&trace.write].zero && possible
+                });
                 if !may_be_zero {
                     return Some(address);
                 }
@@ -208,7 +255,8 @@ impl Oracle {
         match content {
             Content::Zero => Ok(None),
             Content::Stamp { volume, write, sector }
-                if volume == self.volume && sector == address && self.writes.get(&write).is_some_and(|w| !w.zero) =>
+                if sector == address
+                    && self.writes.get(&write).is_some_and(|known| !known.zero && known.volume == volume) =>
             {
                 Ok(Some(write))
             }
@@ -240,12 +288,15 @@ impl Oracle {
     /// Everything stops. With `power_cut`, what was not durable may be gone; else the disks' caches live on, but what the
     /// agent had not committed may be gone all the same.
     pub fn crash(&mut self, now: Tick, power_cut: bool) {
+        self.reads.clear();
+        if self.frozen.is_some() {
+            return;
+        }
         self.crashed = true;
         self.medium = power_cut;
-        self.reads.clear();
         let flushed = self.flushed;
         let writes = std::mem::take(&mut self.writes);
-        let mut used = std::collections::BTreeSet::from([0]);
+        let mut used = BTreeSet::from([0]);
         for window in &mut self.windows {
             for traces in &mut window.sectors {
                 if traces.len() > 1 {
@@ -272,6 +323,9 @@ impl Oracle {
     /// The session that served the volume ends although its last changes could not be committed, for want of a store or a
     /// disk that works: what was not flushed may be gone, as after a crash. Requests in flight end as they end.
     pub fn session_fails(&mut self, now: Tick) {
+        if self.frozen.is_some() {
+            return;
+        }
         self.lost_before = now;
         self.crashed = true;
         let flushed = self.flushed;
@@ -312,7 +366,7 @@ fn forget(writes: &BTreeMap<u32, Write>, flushed: Tick, horizon: Tick, traces: &
 }
 
 /// Whether a read begun at `invoked` may see what `trace` left.
-fn is_possible(writes: &BTreeMap<u32, Write>, invoked: Tick, traces: &Traces, trace: &Trace) -> bool {
+pub(crate) fn is_possible(writes: &BTreeMap<u32, Write>, invoked: Tick, traces: &Traces, trace: &Trace) -> bool {
     // Whatever ended before this moment was replaced before the read began.
     let gone_before = traces
         .iter()
@@ -354,8 +408,8 @@ fn observe_sector(
     if writes[&traces[found].write].ended < invoked {
         traces[found].observed = traces[found].observed.min(now);
     }
+    let kept = traces[found];
     if quiet && medium {
-        let kept = traces[found];
         traces.clear();
         traces.push(kept);
     } else if quiet {
@@ -365,10 +419,13 @@ fn observe_sector(
             }
         }
     }
+    if writes[&kept.write].base {
+        traces.retain(|trace| !writes[&trace.write].base || trace.write == kept.write);
+    }
     Ok(())
 }
 
-fn describe(writes: &BTreeMap<u32, Write>, trace: &Trace) -> String {
+pub(crate) fn describe(writes: &BTreeMap<u32, Write>, trace: &Trace) -> String {
     let what = if writes[&trace.write].zero { "zeroes of write" } else { "write" };
     format!("{what} {}", trace.write)
 }

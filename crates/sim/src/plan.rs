@@ -53,6 +53,12 @@ pub struct Mix {
     pub zero_blocks: u32,
 }
 
+impl Mix {
+    /// What hosts do with what they cannot write.
+    pub const READING: Self =
+        Self { read: 20, write: 0, zero: 0, trim: 0, flush: 1, status: 2, cache: 1, fua: 0, zero_blocks: 0 };
+}
+
 /// Everything stops at once.
 #[derive(Clone, Copy, Debug)]
 pub struct CrashPlan {
@@ -71,6 +77,37 @@ pub enum OperatorAction {
     Recreate,
     /// Has the pool audited.
     Audit,
+    /// Takes a snapshot of one volume.
+    Snapshot,
+    /// Takes snapshots of several at one moment.
+    Cut,
+    /// Deletes a snapshot, read or not: the newest, the oldest or one in between.
+    SnapshotDelete(Which),
+    /// Gives a snapshot another name.
+    SnapshotRename,
+    /// Makes a volume that begins as a snapshot is.
+    Clone,
+    /// Makes a volume what it was at a snapshot.
+    Rollback,
+    /// Gives a clone places of its own.
+    Flatten,
+    /// Deletes a clone, or a volume with its snapshots.
+    Delete,
+    /// Compares two views.
+    Diff,
+}
+
+/// Which of a volume's snapshots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// The youngest.
+    Newest,
+    /// Neither the youngest nor the oldest, if there is such a one.
+    Middle,
+    /// The oldest.
+    Oldest,
+    /// Whichever.
+    Any,
 }
 
 /// The plan of one run.
@@ -106,6 +143,14 @@ pub struct Plan {
     pub garbage: u32,
     /// What operators do.
     pub operator: Vec<OperatorAction>,
+    /// What operators do is spread over what hosts do.
+    pub paced: bool,
+    /// Operators' requests about snapshots that end in a crash, in thousandths of them.
+    pub strikes: u32,
+    /// Within so many effects of the request.
+    pub strike_reach: u64,
+    /// In the end everything is deleted, and each time as much must become free as was said.
+    pub accounts: bool,
     /// How often an agent dies alone, what it has sent still under way.
     pub agent_deaths: u32,
     /// Commits that are sent twice, in thousandths of them.
@@ -129,6 +174,37 @@ pub struct Plan {
 }
 
 const MIB: u64 = 1 << 20;
+
+/// What operators do with snapshots, each as often as it stands here.
+pub const ACTIONS: [OperatorAction; 22] = {
+    use OperatorAction::{
+        Audit, Clone, Cut, Delete, Diff, Flatten, Recreate, Resize, Rollback, Snapshot, SnapshotDelete, SnapshotRename,
+    };
+    [
+        Snapshot,
+        Snapshot,
+        Snapshot,
+        Snapshot,
+        Snapshot,
+        Cut,
+        Cut,
+        SnapshotDelete(Which::Newest),
+        SnapshotDelete(Which::Middle),
+        SnapshotDelete(Which::Oldest),
+        SnapshotDelete(Which::Any),
+        SnapshotRename,
+        Clone,
+        Clone,
+        Rollback,
+        Flatten,
+        Delete,
+        Diff,
+        Diff,
+        Recreate,
+        Resize,
+        Audit,
+    ]
+};
 
 impl Plan {
     /// The plan of a seed.
@@ -154,6 +230,10 @@ impl Plan {
             drops: if random.permille(250) { random.between(1, 20) as u32 } else { 0 },
             garbage: 0,
             operator: Vec::new(),
+            paced: false,
+            strikes: 0,
+            strike_reach: 1,
+            accounts: false,
             agent_deaths: if random.permille(200) { random.between(1, 4) as u32 } else { 0 },
             repeats: random.pick(&[0, 0, 100]),
             clock_jumps: u32::from(random.permille(100)) * 2,
@@ -180,7 +260,30 @@ impl Plan {
             plan.garbage = random.between(5, 50) as u32;
         }
         scenario.shape(&mut plan, &mut random);
+        // (From numbers of their own: what a seed meant before there were snapshots it means still.)
+        let mut random = Random::new(seed ^ 0x5aa9_5407_5000_0002);
+        if scenario == Scenario::Any && random.permille(300) {
+            let count = random.between(2, 16);
+            plan.take_snapshots(&mut random, count, &ACTIONS);
+        }
         plan
+    }
+
+    /// Operators take snapshots, and do what can be done with them.
+    pub fn take_snapshots(&mut self, random: &mut Random, count: u64, actions: &[OperatorAction]) {
+        self.operator.push(OperatorAction::Snapshot);
+        self.operator.extend((0..count).map(|_| random.pick(actions)));
+        self.paced = true;
+        self.accounts = true;
+        self.empties = false;
+        self.strikes = random.pick(&[0, 0, 100, 300]);
+        self.strike_reach = random.pick(&[20, 100, 600]);
+        if self.ample {
+            // Every snapshot may come to hold everything once more, and every clone too.
+            for disk in &mut self.disks {
+                disk.size_bytes = disk.size_bytes * (2 + self.operator.len() as u64) / MIB * MIB;
+            }
+        }
     }
 
     /// Whether errors may be answered at all.

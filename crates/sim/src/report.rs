@@ -20,6 +20,7 @@ impl Tally {
         self.counts.effects += outcome.counts.effects;
         self.counts.refused_full += outcome.counts.refused_full;
         self.counts.failed += outcome.counts.failed;
+        self.counts.views.add(&outcome.counts.views);
         let mut replay = format!("cargo xtask sim --seed {seed} --scenario {}", settings.scenario.name());
         if let Some((at, power_cut)) = settings.crash_after {
             replay += &format!(" --crash-at {at}{}", if power_cut { " --power-cut" } else { "" });
@@ -42,10 +43,18 @@ impl Tally {
     }
 
     fn print_counts(&self) {
-        let Counts { operations, crashes, effects, refused_full, failed } = self.counts;
+        let Counts { operations, crashes, effects, refused_full, failed, views } = self.counts;
         let each = operations / self.runs.max(1);
         println!("  {operations} operations of hosts ({each} a run), {effects} effects, {crashes} crashes");
         println!("  {refused_full} requests refused for lack of space, {failed} failed by injected faults");
+        println!(
+            "  {} snapshots ({} cuts through several volumes), {} deleted, {} renamed; {} clones, {} rollbacks, {} flattenings",
+            views.snapshots, views.cuts, views.deletes, views.renames, views.clones, views.rollbacks, views.flattens
+        );
+        println!(
+            "  {} diffs judged, {} deletions accounted for, {} requests about snapshots struck by a crash",
+            views.diffs, views.accounts, views.strikes
+        );
         for (replay, seen) in &self.failures {
             println!("FAILED  {seen}");
             println!("  replay: git checkout {} && {replay} --trace", commit());

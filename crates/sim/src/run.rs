@@ -43,6 +43,7 @@ pub fn run_seed(seed: u64, settings: Settings) -> Outcome {
     let mut plan = Plan::draw(seed, settings.scenario);
     plan.planted = settings.planted;
     if let Some((after_effects, power_cut)) = settings.crash_after {
+        plan.strikes = 0;
         plan.crashes = vec![crate::plan::CrashPlan { after_effects, power_cut }];
     }
     let mut world = World::new(plan, settings.printed);

@@ -1,8 +1,9 @@
 //! The failure catalogue as named runs: each shapes the plan of a seed towards one fault.
 
 use crate::disk::DiskFaults;
-use crate::plan::{CrashPlan, Mix, OperatorAction, Plan};
+use crate::plan::{CrashPlan, Mix, OperatorAction, Plan, Which};
 use crate::random::Random;
+use model::RegionSize;
 
 macro_rules! scenarios {
     ($($(#[doc = $doc:literal])* $variant:ident = $name:literal,)*) => {
@@ -68,7 +69,34 @@ scenarios! {
     VolumeLimits = "volume-limits",
     /// Volumes come and go.
     VolumesComeAndGo = "volumes-come-and-go",
+    /// Snapshots of several volumes at once, at several agents, while all are written to (fault 16).
+    SnapshotCut = "snapshot-cut",
+    /// Everything dies while a snapshot is being taken (fault 17).
+    SnapshotCrash = "snapshot-crash",
+    /// Everything dies while a snapshot is being deleted, the newest, the oldest or one between (fault 17).
+    DeleteCrash = "delete-crash",
+    /// Everything dies while a clone is being made (fault 17).
+    CloneCrash = "clone-crash",
+    /// Everything dies while a volume is being rolled back (fault 17).
+    RollbackCrash = "rollback-crash",
+    /// Everything dies while a clone is being flattened (fault 17).
+    FlattenCrash = "flatten-crash",
+    /// Everything dies soon after a snapshot, in the first writes above it (fault 18).
+    FirstWriteCrash = "first-write-crash",
+    /// Snapshots are deleted while they are read and while the live end writes and trims (fault 19).
+    DeleteWhileRead = "delete-while-read",
+    /// Volumes are resized and snapshotted with I/O in flight (fault 22).
+    ResizeSnapshot = "resize-snapshot",
+    /// More snapshots than a region has layers, written over again and again; everything dies in merges.
+    DeepStacks = "deep-stacks",
+    /// Snapshots fill the pool, and deleting them empties it.
+    SnapshotsFill = "snapshots-fill",
+    /// Disks and the store fail while snapshots are taken and deleted.
+    SnapshotErrors = "snapshot-errors",
 }
+
+/// How many scenarios there were before there were snapshots. Which seed has which of them stays as it was.
+const BEFORE_SNAPSHOTS: usize = 22;
 
 impl Scenario {
     /// The scenario of that name.
@@ -77,10 +105,16 @@ impl Scenario {
         Self::ALL.iter().copied().find(|scenario| scenario.name() == name)
     }
 
-    /// What a seed is about when nobody says: every other one whatever comes, the others one scenario after the other.
+    /// What a seed is about when nobody says: every other one whatever comes, the others one scenario after the other,
+    /// every eighth of those with snapshots.
     #[must_use]
     pub fn of_seed(seed: u64) -> Self {
-        if seed.is_multiple_of(2) { Self::Any } else { Self::ALL[(seed / 2) as usize % Self::ALL.len()] }
+        let (before, since) = Self::ALL.split_at(BEFORE_SNAPSHOTS);
+        match seed % 8 {
+            0 | 2 | 4 | 6 => Self::Any,
+            7 => since[(seed / 8) as usize % since.len()],
+            _ => before[(seed / 2) as usize % before.len()],
+        }
     }
 
     /// Makes `plan` one of this kind.
@@ -159,6 +193,101 @@ impl Scenario {
                 }
             }
             Self::VolumesComeAndGo => plan.operator = vec![OperatorAction::Recreate; 4],
+            _ => self.shape_snapshots(plan, random),
+        }
+    }
+}
+
+impl Scenario {
+    fn shape_snapshots(self, plan: &mut Plan, random: &mut Random) {
+        use OperatorAction::{
+            Audit, Clone, Cut, Delete, Diff, Flatten, Recreate, Resize, Rollback, Snapshot, SnapshotDelete,
+        };
+        const DELETES: [OperatorAction; 3] = [
+            SnapshotDelete(Which::Newest),
+            SnapshotDelete(Which::Middle),
+            SnapshotDelete(Which::Oldest),
+        ];
+        small_and_busy(plan, random);
+        plan.operator.clear();
+        let count = random.between(6, 14);
+        let actions: &[OperatorAction] = match self {
+            Self::SnapshotCut => &[Cut, Cut, Cut, SnapshotDelete(Which::Any), Rollback],
+            Self::SnapshotCrash => &[Snapshot, Snapshot, Cut],
+            Self::DeleteCrash | Self::DeleteWhileRead => &[
+                Snapshot, Snapshot, Snapshot, DELETES[0], DELETES[0], DELETES[1], DELETES[2],
+            ],
+            Self::CloneCrash => &[Snapshot, Clone, Clone, Clone, Delete, SnapshotDelete(Which::Any), Diff],
+            Self::RollbackCrash => &[Snapshot, Snapshot, Rollback, Rollback, DELETES[0], Clone],
+            Self::FlattenCrash => &[Snapshot, Clone, Clone, Flatten, Flatten, Flatten, SnapshotDelete(Which::Any)],
+            Self::FirstWriteCrash => &[Snapshot],
+            Self::ResizeSnapshot => &[Resize, Resize, Snapshot, Clone, Rollback, SnapshotDelete(Which::Any), Diff],
+            Self::DeepStacks => &[Snapshot, Snapshot, Snapshot, Snapshot, DELETES[1], Diff, Clone],
+            Self::SnapshotsFill => &[Snapshot, Snapshot, Cut, SnapshotDelete(Which::Any), Delete, Clone, Audit],
+            _ => &[Snapshot, Snapshot, Cut, Clone, Rollback, Recreate, SnapshotDelete(Which::Any), Audit],
+        };
+        plan.take_snapshots(random, count, actions);
+        let crashing = [
+            Self::SnapshotCrash,
+            Self::DeleteCrash,
+            Self::CloneCrash,
+            Self::RollbackCrash,
+            Self::FlattenCrash,
+            Self::FirstWriteCrash,
+        ];
+        if crashing.contains(&self) {
+            plan.strikes = 500;
+            // (A purge, a merge or a flattening goes on long after its request is answered.)
+            plan.strike_reach = random.pick(&[20, 60, 200, 800]);
+        }
+        match self {
+            Self::DeleteCrash | Self::DeleteWhileRead => {
+                plan.mix = Mix { write: 40, trim: 30, zero: 5, read: 15, flush: 8, ..plan.mix };
+            }
+            Self::FirstWriteCrash => plan.strike_reach = 200,
+            Self::ResizeSnapshot => plan.depth = 16,
+            Self::DeepStacks => {
+                one_small_window(plan);
+                plan.operator.extend([Snapshot; 8]);
+                plan.operations *= 2;
+            }
+            Self::SnapshotsFill => {
+                plan.ample = false;
+                plan.disks.truncate(1);
+                plan.disks[0].size_bytes = random.between(3, 5) << 20;
+            }
+            Self::SnapshotErrors => {
+                let errors = DiskFaults { read_error: 10, write_error: 10, out_of_space: 5, flush_error: 0 };
+                let flush_errors = DiskFaults { flush_error: 15, ..DiskFaults::default() };
+                plan.disk_faults = random.pick(&[DiskFaults::default(), errors, flush_errors]);
+                plan.store_failures = random.pick(&[0, 50, 300]);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Few regions, so that places are used again and stacks get deep, and many writes to them.
+fn small_and_busy(plan: &mut Plan, random: &mut Random) {
+    plan.operations = random.between(80, 240) as u32;
+    plan.store_full = false;
+    plan.disk_faults = DiskFaults::default();
+    plan.store_failures = 0;
+    plan.mix = Mix {
+        read: random.between(5, 20) as u32,
+        write: 60,
+        zero: 3,
+        trim: random.pick(&[2, 10, 25]),
+        flush: random.pick(&[1, 4, 15]),
+        ..plan.mix
+    };
+    for volume in &mut plan.volumes {
+        let log2 = random.pick(&[14, 14, 15, 16, 16, 17]);
+        volume.region_size = RegionSize::from_bytes(1 << log2).expect("a region size");
+        volume.limit_bytes = None;
+        volume.windows.truncate(2);
+        for (_, count) in &mut volume.windows {
+            *count = (*count).min(random.pick(&[64, 192, 512]));
         }
     }
 }

@@ -25,6 +25,15 @@ pub enum Invariant {
     NoErrorWithoutFault,
     /// A peer's garbage closes its own connection and touches nothing else.
     GarbageIsHarmless,
+    /// Any two reads of a snapshot agree, whatever happens in between.
+    SnapshotNeverChanges,
+    /// Snapshots that were asked for together hold their volumes as they were at one moment between request and answer,
+    /// and are there all or none.
+    CutIsConsistent,
+    /// What is said of space is so: deleting frees what was said it would.
+    SpaceAddsUp,
+    /// A comparison names every block that changed.
+    DiffMissesNothing,
     /// No volume holds more than its limit.
     LimitsHold,
     /// No engine panics.
@@ -33,7 +42,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::AckedFlushIsDurable,
         Self::NoRegionOwnedTwice,
         Self::NoForeignBytes,
@@ -44,6 +53,10 @@ impl Invariant {
         Self::ReadsSeeTheLastWrite,
         Self::NoErrorWithoutFault,
         Self::GarbageIsHarmless,
+        Self::SnapshotNeverChanges,
+        Self::CutIsConsistent,
+        Self::SpaceAddsUp,
+        Self::DiffMissesNothing,
         Self::LimitsHold,
         Self::NoPanic,
     ];
@@ -62,6 +75,10 @@ impl Invariant {
             Self::ReadsSeeTheLastWrite => "READS_SEE_THE_LAST_WRITE",
             Self::NoErrorWithoutFault => "NO_ERROR_WITHOUT_FAULT",
             Self::GarbageIsHarmless => "GARBAGE_IS_HARMLESS",
+            Self::SnapshotNeverChanges => "SNAPSHOT_NEVER_CHANGES",
+            Self::CutIsConsistent => "CUT_IS_CONSISTENT",
+            Self::SpaceAddsUp => "SPACE_ADDS_UP",
+            Self::DiffMissesNothing => "DIFF_MISSES_NOTHING",
             Self::LimitsHold => "LIMITS_HOLD",
             Self::NoPanic => "NO_PANIC",
         }

@@ -1,21 +1,23 @@
 //! The simulated world: virtual time, what survives a crash, and the loop that makes things happen.
 
+use crate::accounts::Account;
 use crate::checks::Checks;
 use crate::control::Control;
 use crate::disk::SimDisk;
 use crate::door::Door;
 use crate::fabric::{Clock, Fabric, Happening};
-use crate::host::{Host, VolumeState};
+use crate::host::{Host, Kind, VolumeState};
 use crate::operator::Operator;
-use crate::oracle::{Oracle, Tick};
+use crate::oracle::Tick;
 use crate::plan::Plan;
 use crate::planted::PlantedBug;
 use crate::queue::Queue;
 use crate::random::Random;
 use crate::trace::Trace;
 use crate::verdict::{Invariant, Violation};
+use crate::views::Cut;
 use agent::{Agent, AgentConfig};
-use model::{BufferPool, ClusterId, VolumeId};
+use model::{BufferPool, ClusterId};
 use nbd::server::{ContextSet, RequestId, ServerConfig};
 use node::Node;
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +81,8 @@ pub(crate) enum Phase {
     Emptying,
     /// The process is told to leave.
     Leaving,
+    /// Everything is deleted, if the plan says so.
+    Accounting,
     /// Over.
     Over,
 }
@@ -96,6 +100,64 @@ pub struct Counts {
     pub refused_full: u64,
     /// Requests that failed otherwise.
     pub failed: u64,
+    /// What operators did with snapshots: see [`crate::report`].
+    pub views: ViewCounts,
+}
+
+/// What operators did with snapshots, as often as it succeeded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ViewCounts {
+    /// Snapshots taken.
+    pub snapshots: u64,
+    /// Cuts through several volumes.
+    pub cuts: u64,
+    /// Snapshots deleted.
+    pub deletes: u64,
+    /// Snapshots renamed.
+    pub renames: u64,
+    /// Clones made.
+    pub clones: u64,
+    /// Rollbacks.
+    pub rollbacks: u64,
+    /// Flattenings begun.
+    pub flattens: u64,
+    /// Diffs judged.
+    pub diffs: u64,
+    /// Deletions whose space was compared with what had been said.
+    pub accounts: u64,
+    /// Crashes in the middle of an operator's request about snapshots.
+    pub strikes: u64,
+}
+
+impl ViewCounts {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        let own = [
+            &mut self.snapshots,
+            &mut self.cuts,
+            &mut self.deletes,
+            &mut self.renames,
+            &mut self.clones,
+            &mut self.rollbacks,
+            &mut self.flattens,
+            &mut self.diffs,
+            &mut self.accounts,
+            &mut self.strikes,
+        ];
+        let others = [
+            other.snapshots,
+            other.cuts,
+            other.deletes,
+            other.renames,
+            other.clones,
+            other.rollbacks,
+            other.flattens,
+            other.diffs,
+            other.accounts,
+            other.strikes,
+        ];
+        own.into_iter().zip(others).for_each(|(own, other)| *own += other);
+    }
 }
 
 /// Everything.
@@ -117,6 +179,10 @@ pub struct World {
     pub(crate) process: Process,
     pub(crate) hosts: Vec<Host>,
     pub(crate) volumes: Vec<VolumeState>,
+    /// What is being deleted in the end, and what is said of it.
+    pub(crate) account: Option<Account>,
+    /// Snapshots taken together.
+    pub(crate) cuts: Vec<Cut>,
     pub(crate) operator: Operator,
     pub(crate) checks: Checks,
     pub(crate) phase: Phase,
@@ -148,19 +214,7 @@ impl World {
             .volumes
             .iter()
             .enumerate()
-            .map(|(index, volume)| VolumeState {
-                plan: volume.clone(),
-                name: format!("v{index}-0"),
-                id: None,
-                size_bytes: volume.size_bytes,
-                oracle: Oracle::new(VolumeId::default(), &[]),
-                incarnation: 0,
-                mapped: Default::default(),
-                zeroing: 0,
-                zeroed: 0,
-                unsettled: false,
-                resized_door: 0,
-            })
+            .map(|(index, volume)| VolumeState::new(Kind::Planned, volume.clone(), format!("v{index}-0")))
             .collect();
         let mut hosts = Vec::new();
         for (index, volume) in plan.volumes.iter().enumerate() {
@@ -185,6 +239,8 @@ impl World {
             process,
             hosts,
             volumes,
+            account: None,
+            cuts: Vec::new(),
             checks: Checks::default(),
             phase: Phase::Storm,
             calm_since: 0,
@@ -240,7 +296,17 @@ impl World {
                 format!("host {index} ({:?}, {} in flight, oldest {oldest:?})", host.link, host.in_flight.len())
             })
             .collect();
-        let detail = format!("{why} in phase {:?}, and there wait: {}", self.phase, waiting.join("; "));
+        let attached: Vec<_> = (self.process.agents.iter())
+            .filter(|agent| !agent.engine.is_drained())
+            .map(|agent| format!("agent {} has {:?}", agent.number, agent.engine.reports()))
+            .collect();
+        let detail = format!(
+            "{why} in phase {:?}, and there wait: {}; {}; the operator: {:?}",
+            self.phase,
+            waiting.join("; "),
+            attached.join("; "),
+            self.operator
+        );
         self.fail(Violation::new(Invariant::FaultAlwaysEnds, detail));
     }
 
@@ -324,7 +390,13 @@ impl World {
                 }
             }
             Phase::Emptying if self.hosts.iter().all(Host::is_done) => self.leave(),
-            Phase::Leaving if self.process.agents.iter().all(|agent| agent.engine.is_drained()) => self.finish(),
+            Phase::Leaving if self.process.agents.iter().all(|agent| agent.engine.is_drained()) => {
+                if self.plan.accounts {
+                    self.begin_accounting();
+                } else {
+                    self.finish();
+                }
+            }
             _ => {}
         }
     }

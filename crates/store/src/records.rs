@@ -67,9 +67,13 @@ impl Record for MetaRecord {
         if format_version > FORMAT_VERSION {
             return Err(StoreError::NewerVersion { what: Self::WHAT, found: format_version, known: FORMAT_VERSION });
         }
-        let cluster = reader.raw(16)?.try_into().map_err(|_| reader.corrupt("its cluster id is cut short"))?;
-        Ok(Self { format_version, cluster: ClusterId(u128::from_le_bytes(cluster)) })
+        Ok(Self { format_version, cluster: read_cluster(reader)? })
     }
+}
+
+fn read_cluster(reader: &mut Reader<'_>) -> Result<ClusterId, StoreError> {
+    let cluster = reader.raw(16)?.try_into().map_err(|_| reader.corrupt("its cluster id is cut short"))?;
+    Ok(ClusterId(u128::from_le_bytes(cluster)))
 }
 
 /// The ids given out last. Ids are never used again, so these only grow.
@@ -390,6 +394,8 @@ pub struct SnapshotRecord {
     pub scheduled: bool,
     /// Its name is free again; it is there for the clones it has, or until its space is taken back.
     pub deleted: bool,
+    /// An import took it, of what this snapshot (its id there) of that cluster holds.
+    pub imported_from: Option<(ClusterId, u32)>,
 }
 
 impl Record for SnapshotRecord {
@@ -404,6 +410,10 @@ impl Record for SnapshotRecord {
         writer.number(self.size_bytes);
         writer.u8(u8::from(self.scheduled));
         writer.u8(u8::from(self.deleted));
+        writer.option(self.imported_from.map(|(_, snapshot)| snapshot.into()));
+        if let Some((cluster, _)) = self.imported_from {
+            writer.raw(&cluster.0.to_le_bytes());
+        }
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, StoreError> {
@@ -414,7 +424,24 @@ impl Record for SnapshotRecord {
             return Err(reader.corrupt("its size is beyond the largest volume"));
         }
         let (scheduled, deleted) = (reader.bool()?, reader.bool()?);
-        Ok(Self { volume, branch, generation, name, created_unix_seconds, size_bytes, scheduled, deleted })
+        let imported_from = match reader.option()? {
+            None => None,
+            Some(id) => Some((
+                read_cluster(reader)?,
+                u32::try_from(id).map_err(|_| reader.corrupt("its source is no snapshot"))?,
+            )),
+        };
+        Ok(Self {
+            volume,
+            branch,
+            generation,
+            name,
+            created_unix_seconds,
+            size_bytes,
+            scheduled,
+            deleted,
+            imported_from,
+        })
     }
 }
 
@@ -738,6 +765,7 @@ mod tests {
             size_bytes: 1 << 40,
             scheduled: true,
             deleted: false,
+            imported_from: Some((ClusterId(5), 17)),
         });
         back(UnitCount(1 << 40));
         let keep = vec![KeepRule { within_seconds: 86_400, each_seconds: 0 }];

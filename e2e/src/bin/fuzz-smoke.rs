@@ -22,6 +22,8 @@ const TARGETS: &[(&str, Decoder)] = &[
     ("store-key", store::fuzzing::key),
     ("store-record", store::fuzzing::record),
     ("store-table-page", store::fuzzing::table_page),
+    ("stream-decoder", stream::fuzzing::stream),
+    ("qcow2-image", qcow2::fuzzing::image),
 ];
 
 /// Words that the formats know: random bytes would never meet them.
@@ -32,6 +34,12 @@ const WORDS: &[&[u8]] = &[
     b"base:",
     b"fuzz",
     b"ACRE",
+    b"ACRESTRM\x01\0\0\0",
+    b"DATA",
+    b"ZERO",
+    b"CHKP",
+    b"END!",
+    b"QFI\xfb\0\0\0\x03",
     &0x2560_9513_u32.to_be_bytes(),
     &0x21e4_1c71_u32.to_be_bytes(),
     &0x6744_6698_u32.to_be_bytes(),

@@ -5,12 +5,14 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "tests use clocks, threads and sockets")]
 #![allow(clippy::print_stdout, reason = "a long test says what it did")]
 
+mod backup;
 mod clients;
 mod copies;
 mod docs;
 mod filesystems;
 mod fio;
 mod hostile;
+mod imports;
 mod kill_nine;
 mod lifecycle;
 mod limits;

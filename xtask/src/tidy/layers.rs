@@ -17,6 +17,9 @@ const LAYERS: &[(&str, u8)] = &[
     ("wire", 1),
     ("store", 1),
     ("api", 1),
+    ("stream", 1),
+    ("qcow2", 1),
+    ("qcow2", 1),
     ("agent", 2),
     ("controller", 2),
     ("node", 2),
@@ -29,7 +32,8 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// Crates that decide and never act: they must replay from a seed, so nothing that does I/O may come near them.
-const ENGINES: &[&str] = &["model", "mapping", "pool", "nbd", "wire", "store", "agent", "controller", "node"];
+const ENGINES: &[&str] =
+    &["model", "mapping", "pool", "nbd", "wire", "store", "stream", "qcow2", "agent", "controller", "node"];
 
 /// Crates of others that touch the outside world: clocks, files, sockets, threads, randomness.
 const OUTSIDE_WORLD: &[&str] = &[

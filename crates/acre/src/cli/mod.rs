@@ -6,6 +6,7 @@ mod operator;
 mod output;
 mod snapshot;
 mod table;
+mod transfer;
 
 use crate::client::Client;
 use crate::config::{Address, DataOption, DiskSpec, ServeOptions};
@@ -113,6 +114,10 @@ enum Command {
     #[command(override_usage = "acre diff VOL@OLDER VOL@YOUNGER\n       acre diff VOL@OLDER VOL\n       \
         acre diff --full VOL@NAME")]
     Diff(Leaf<diff::DiffArguments>),
+    /// Write a snapshot, or what changed since an older one, to a file
+    Export(Leaf<transfer::ExportArguments>),
+    /// Make a volume of a stream or an image, or apply an incremental stream to one
+    Import(Leaf<transfer::ImportArguments>),
     /// The whole server at a glance
     Status(Leaf<Nothing>),
     /// Check that every region has one owner
@@ -387,6 +392,8 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Result<u8, Error> {
         Command::Snapshot(command) => snapshot::snapshot(command, top, out),
         Command::Clone(leaf) => snapshot::clone(leaf, top, out),
         Command::Diff(leaf) => operator::diff(leaf, top, out),
+        Command::Export(leaf) => transfer::export(leaf, top, out),
+        Command::Import(leaf) => transfer::import(leaf, top, out),
         Command::Status(leaf) => operator::status(leaf.connection, top, out),
         Command::Audit(leaf) => operator::audit(leaf, top, out),
         Command::Openapi => output::print(out, &crate::http::document()).map(|()| 0),

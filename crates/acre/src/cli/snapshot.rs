@@ -148,7 +148,7 @@ pub(super) fn snapshot(command: SnapshotCommand, top: TopConnection, out: &mut d
     let (request, connection) = match command {
         SnapshotCommand::Create(leaf) => {
             let snapshots = leaf.what.snapshots.into_iter().map(|snapshot| snapshot.full).collect();
-            let create = SnapshotCreate { snapshots };
+            let create = SnapshotCreate { snapshots, imported_from: None };
             // The server says when.
             (Request::SnapshotCreate { create, scheduled: false, now_unix_seconds: 0 }, leaf.connection)
         }

@@ -48,6 +48,8 @@ pub(crate) struct ControlThread {
     catalog: Catalog,
     published: Option<u64>,
     answers: BTreeMap<ApiId, oneshot::Sender<Answer>>,
+    /// Answers that go out once the catalog is as they say.
+    owed: Vec<(oneshot::Sender<Answer>, Answer)>,
     next_api: u64,
     timer: Option<Time>,
     space_at: Time,
@@ -82,6 +84,7 @@ impl ControlThread {
             catalog,
             published: None,
             answers: BTreeMap::new(),
+            owed: Vec::new(),
             next_api: 0,
             timer: None,
             space_at: Time(0),
@@ -188,8 +191,7 @@ impl ControlThread {
             }
             Effect::Reply(id, answer) => {
                 if let Some(waiting) = self.answers.remove(&id) {
-                    // Whoever asked may have stopped waiting.
-                    let _ = waiting.send(answer);
+                    self.owed.push((waiting, answer));
                 }
             }
             Effect::Inspect { reply_to, inspection } => self.inspect(reply_to, inspection),
@@ -262,6 +264,11 @@ impl ControlThread {
         if self.published != Some(version) {
             self.published = Some(version);
             self.publish(&controller.exports());
+        }
+        // Whoever hears that a volume is there finds its export, too.
+        for (waiting, answer) in self.owed.drain(..) {
+            // Whoever asked may have stopped waiting.
+            let _ = waiting.send(answer);
         }
     }
 

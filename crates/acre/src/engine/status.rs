@@ -16,9 +16,9 @@ const STATUS_EXTENTS_MAX: u32 = 1024;
 /// What the names of the contexts of snapshots begin with; the snapshot's name follows.
 const CHANGED_SINCE: &str = "acre:changed-since:";
 /// A block changed since the snapshot.
-const CHANGED: u64 = 1;
+const CHANGED: u32 = 1;
 /// It reads as zeroes now.
-const NOW_ZERO: u64 = 2;
+const NOW_ZERO: u32 = 2;
 
 /// A status request of which some contexts are not answered yet.
 #[derive(Default)]

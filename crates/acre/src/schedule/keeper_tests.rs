@@ -82,6 +82,7 @@ fn snapshot(id: u32, name: &str, created_unix_seconds: u64) -> Snapshot {
         referenced_bytes: 0,
         unique_bytes: 0,
         scheduled: true,
+        imported_from: None,
         clones: Vec::new(),
         progress_percent: None,
     }

@@ -169,7 +169,7 @@ async fn attend(plane: &dyn ControlPlane, schedule: &Schedule, now: u64) -> Resu
     let plan = plan(schedule, &snapshots(plane, volume).await?, now);
     if plan.take {
         let name = format!("{volume}@{PREFIX}{}", calendar::compact(now));
-        let create = SnapshotCreate { snapshots: vec![name.clone()] };
+        let create = SnapshotCreate { snapshots: vec![name.clone()], imported_from: None };
         let request = Request::SnapshotCreate { create, scheduled: true, now_unix_seconds: now };
         match plane.request(request).await {
             Ok(_) => tracing::debug!("took {name}"),

@@ -26,6 +26,7 @@ fn snapshot(id: u32, taken: u64) -> Snapshot {
         referenced_bytes: 0,
         unique_bytes: 0,
         scheduled: true,
+        imported_from: None,
         clones: Vec::new(),
         progress_percent: None,
     }

@@ -104,6 +104,7 @@ impl State {
                 referenced_bytes,
                 unique_bytes: 0,
                 scheduled,
+                imported_from: None,
                 clones: Vec::new(),
                 progress_percent: None,
             });

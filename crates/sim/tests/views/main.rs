@@ -189,7 +189,7 @@ impl History {
         }
         self.note("snapshot", format!("{cut:?}"));
         let full = cut.iter().map(|(volume, snapshot)| format!("{volume}@{snapshot}")).collect();
-        let create = api::SnapshotCreate { snapshots: full };
+        let create = api::SnapshotCreate { snapshots: full, imported_from: None };
         let request = Request::SnapshotCreate { create, scheduled: false, now_unix_seconds: 1 };
         match self.cluster.ask(request) {
             Ok(Response::Snapshots(taken)) => {

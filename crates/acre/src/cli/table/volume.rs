@@ -89,15 +89,20 @@ fn space(volume: &Volume) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("referenced", format!("{} by the volume as it is now", size(space.referenced_bytes))),
         ("  own", format!("{} of it by nothing else", size(space.own_bytes))),
-        ("  shared", format!("{} of it with its snapshots", size(space.shared_with_snapshots_bytes))),
     ];
+    if volume.snapshots > 0 {
+        lines.push(("  shared", format!("{} of it with its snapshots", size(space.shared_with_snapshots_bytes))));
+    }
     if has_origin {
         lines.push(("  origin's", format!("{} of it with what it began from", size(space.shared_with_origin_bytes))));
     }
-    lines.extend([
-        ("snapshots", format!("{}, which alone refer to {}", volume.snapshots, size(space.snapshots_bytes))),
-        ("delete frees", format!("{}, with its snapshots", size(space.delete_frees_bytes))),
-    ]);
+    let mut frees = size(space.delete_frees_bytes);
+    if volume.snapshots > 0 {
+        let alone = size(space.snapshots_bytes);
+        lines.push(("snapshots", format!("{}, which alone refer to {alone}", volume.snapshots)));
+        frees += ", with its snapshots";
+    }
+    lines.push(("delete frees", frees));
     if let Some(origin) = &volume.origin {
         let how_far = volume.flattening_percent.map(|percent| format!(", being cut loose: {percent}%"));
         lines.push(("origin", format!("{origin}{}", how_far.unwrap_or_default())));
