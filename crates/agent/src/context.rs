@@ -2,7 +2,7 @@
 
 use crate::counters::Counters;
 use crate::event::{Effect, IoId, IoResult, VolumeSlot};
-use crate::merge::MergeTask;
+use crate::merge_task::MergeTask;
 use crate::planted::Planted;
 use crate::read::ReadTask;
 use crate::slab::Slab;

@@ -70,6 +70,11 @@ impl Volume {
                 self.fault(context, region.page());
                 return;
             }
+            // Storage that is lost cannot be copied, and what its entry names is not known.
+            if view == EntryView::Error {
+                flatten.failed = true;
+                continue;
+            }
             if !has_layer_through(view, through) {
                 flatten.cursor += count;
                 continue;

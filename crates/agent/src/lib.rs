@@ -16,6 +16,7 @@ mod freeze;
 mod grants;
 mod inflight;
 mod merge;
+mod merge_task;
 mod planted;
 mod read;
 mod session;

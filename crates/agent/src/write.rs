@@ -175,7 +175,7 @@ impl Volume {
     }
 
     /// Where the block at byte `offset` of the volume lies, if it is not zeroes.
-    fn block_place(&self, context: &Context<'_>, offset: u64) -> Option<(DiskId, u64)> {
+    pub(crate) fn block_place(&self, context: &Context<'_>, offset: u64) -> Option<(DiskId, u64)> {
         let mut segments = Segments::new();
         self.table.resolve_read(ByteRange::new(offset, BLOCK_BYTES), &mut segments).ok()?;
         let Source::Region { logical_disk, byte_offset } = segments.first()?.source else { return None };

@@ -7,7 +7,7 @@ use agent::IoKind;
 use cluster::{Cluster, Outcome, write};
 use model::RegionSize;
 use proptest::prelude::*;
-use wire::{Order, OrderOutcome};
+use wire::{CommandId, Order, OrderOutcome};
 
 const VOLUME_BYTES: u64 = 2 << 20;
 
@@ -33,6 +33,7 @@ enum Step {
     Settle,
     Restart,
     FailCommit,
+    FailWrite,
     /// A snapshot is taken; or given up, when the freeze fails.
     Snapshot,
     /// Writes while the volume is frozen.
@@ -67,6 +68,7 @@ fn step(snapshots: u32) -> impl Strategy<Value = Step> {
         2 => Just(Step::Settle),
         1 => Just(Step::Restart),
         1 => Just(Step::FailCommit),
+        1 => Just(Step::FailWrite),
         snapshots => Just(Step::Snapshot),
         1 => (range(), 1..=255_u8).prop_map(
             |((offset, length), value)| Step::SnapshotUnderWrites { offset, length, value }
@@ -94,6 +96,7 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
     let roomy = u64::from(units) * model::UNIT_BYTES >= 32 * VOLUME_BYTES;
     let mut pending = Vec::new();
     let mut snapshots: Vec<Vec<u8>> = Vec::new();
+    let mut flattens = 0;
     for step in steps {
         match step {
             Step::Write { offset, length, value, holes, fua } => {
@@ -109,8 +112,12 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
                 settle(&mut cluster, &mut model, &mut pending, roomy);
             }
             Step::FailCommit => cluster.fail_commits = 1,
+            Step::FailWrite => cluster.fail_writes = 1,
             Step::Snapshot | Step::SnapshotUnderWrites { .. } => {}
-            Step::Flatten => cluster.order(9, Order::Flatten { through: cluster.frozen_through }),
+            Step::Flatten => {
+                flattens += 1;
+                cluster.order(9, Order::Flatten { through: cluster.frozen_through });
+            }
             Step::DeleteSnapshot if snapshots.pop().is_some() => cluster.delete_newest_snapshot(),
             Step::DeleteSnapshot => {}
         }
@@ -158,6 +165,8 @@ fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
         }
     }
     settle(&mut cluster, &mut model, &mut pending, roomy);
+    let flattened = cluster.orders_done.iter().filter(|(command, _)| *command == CommandId(9)).count();
+    assert_eq!(flattened, flattens, "FAULT_ALWAYS_ENDS: a flattening never ended");
     assert!(cluster.read(0, VOLUME_BYTES as u32) == model, "the whole volume at the end");
     status_agrees(&mut cluster, &model);
     cluster.fail_commits = 0;

@@ -312,6 +312,8 @@ fn zeroes_and_trims_of_a_full_stack_need_neither_merge_nor_space() {
     assert_eq!(cluster.write(20480, &[5; 4096]), Outcome::Failed(IoError::OutOfSpace));
     assert_eq!(cluster.trim(20481, 10), Outcome::Failed(IoError::OutOfSpace), "a part of a block is written");
     assert_eq!(cluster.read(4096, 16384), [vec![0; 8192], vec![4; 4096], vec![0; 4096]].concat());
+    assert_eq!(cluster.write(5000, &[0; 9]), Outcome::Done, "a part of zeroes is zeroes");
+    assert_eq!(cluster.trim(5000, 100), Outcome::Done);
     cluster.grant_units_max = u32::MAX;
     assert_eq!(cluster.write(20480, &[5; 4096]), Outcome::Done);
     cluster.run(IoKind::Flush);
@@ -446,6 +448,14 @@ fn a_flattening_that_meets_a_failing_disk_fails() {
 }
 
 #[test]
+fn a_flattening_that_meets_lost_storage_fails() {
+    let mut cluster = small();
+    let run = model::EntryRun { first: 9, count: 1, entry: model::MapEntry::Error };
+    cluster.pages.insert(model::PageIndex(0), mapping::TablePage::from_runs(cluster.region_size, &[run]));
+    assert_eq!(cluster.obeyed(Order::Flatten { through: Generation(1) }), OrderOutcome::Failed);
+}
+
+#[test]
 fn a_session_that_ends_takes_its_flattening_with_it() {
     let mut cluster = small();
     cluster.write(0, &vec![1; 1 << 20]);
@@ -534,6 +544,18 @@ fn a_merge_hides_no_change() {
         *changed && at - length <= 32768 && at >= 36864
     });
     assert!(covered, "{extents:?}");
+}
+
+#[test]
+fn a_write_that_failed_in_a_flattened_region_counts_as_a_change() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 65536]);
+    cluster.snapshot();
+    assert_eq!(cluster.obeyed(Order::Flatten { through: Generation(1) }), OrderOutcome::Done);
+    cluster.fail_writes = 1;
+    assert_eq!(cluster.write(0, &[2; 4096]), Outcome::Failed(IoError::Device));
+    assert_eq!(cluster.read(0, 4096), vec![2; 4096], "its bytes got there all the same");
+    assert_eq!(changed(&mut cluster, 0)[0], (65536, true, false));
 }
 
 #[test]
