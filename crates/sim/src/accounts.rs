@@ -68,7 +68,8 @@ impl World {
             if account.used_bytes.checked_sub(used_bytes) != Some(frees_bytes) {
                 let before = account.used_bytes;
                 let what = account.what;
-                let detail = format!("deleting {what} was to free {frees_bytes}: {before} used before, {used_bytes} after");
+                let detail =
+                    format!("deleting {what} was to free {frees_bytes}: {before} used before, {used_bytes} after");
                 return self.fail(Violation::new(Invariant::SpaceAddsUp, detail));
             }
         }

@@ -364,7 +364,9 @@ impl World {
                 }
                 Asked::Write { .. } | Asked::Zero { keep_space: true, .. } => Ok(()),
                 // Parts of blocks are written as zeroes; what a snapshot sees of them cannot be written in place.
-                Asked::Zero { part, .. } if part.is_ragged() && (state.cutting || state.cut > 0 || state.has_origin) => {
+                Asked::Zero { part, .. }
+                    if part.is_ragged() && (state.cutting || state.cut > 0 || state.has_origin) =>
+                {
                     Ok(())
                 }
                 _ => told(Invariant::FullIsHarmless, "it needs no space"),

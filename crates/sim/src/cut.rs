@@ -134,11 +134,9 @@ impl Oracle {
                 Ok(())
             }
             Err(expected) => {
-                let invariant =
-                    if was_known { Invariant::SnapshotNeverChanges } else { Invariant::CutIsConsistent };
-                let detail = format!(
-                    "a snapshot of {volume}, sector {address}, reads as {content:?}; it may hold {expected}"
-                );
+                let invariant = if was_known { Invariant::SnapshotNeverChanges } else { Invariant::CutIsConsistent };
+                let detail =
+                    format!("a snapshot of {volume}, sector {address}, reads as {content:?}; it may hold {expected}");
                 Err(Violation::new(invariant, detail))
             }
         }
@@ -150,9 +148,8 @@ impl Oracle {
         let value = |oracle: &Self, number: u32| if oracle.writes[&number].zero { 0 } else { number };
         self.windows.iter().zip(&younger.windows).flat_map(move |(one, other)| {
             one.sectors.iter().zip(&other.sectors).enumerate().filter_map(move |(index, (old, new))| {
-                let same = new.iter().any(|new| {
-                    old.iter().any(|old| value(self, old.write) == value(younger, new.write))
-                });
+                let same =
+                    new.iter().any(|new| old.iter().any(|old| value(self, old.write) == value(younger, new.write)));
                 (!same).then_some(one.first_sector + index as u64)
             })
         })

@@ -297,7 +297,9 @@ pub(crate) const ZEROES: u16 = 1 << 15;
 
 /// Whether every block of a range certainly has storage.
 fn is_assured(volume: &VolumeState, first: u64, count: u64) -> bool {
-    volume.zeroing == 0 && !volume.cutting && (first / 8..(first + count).div_ceil(8)).all(|block| volume.mapped.contains(&block))
+    volume.zeroing == 0
+        && !volume.cutting
+        && (first / 8..(first + count).div_ceil(8)).all(|block| volume.mapped.contains(&block))
 }
 
 /// A payload of stamps, some of its blocks (or stretches of sectors) zeroes.

@@ -116,7 +116,7 @@ impl Oracle {
                 sectors: vec![SmallVec::from_elem(initial, 1); *count as usize],
             })
             .collect();
-                let writes = BTreeMap::from([(0, Write::of_old(volume, true, 0))]);
+        let writes = BTreeMap::from([(0, Write::of_old(volume, true, 0))]);
         Self {
             volume,
             windows,

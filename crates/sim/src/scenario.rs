@@ -203,20 +203,17 @@ impl Scenario {
         use OperatorAction::{
             Audit, Clone, Cut, Delete, Diff, Flatten, Recreate, Resize, Rollback, Snapshot, SnapshotDelete,
         };
-        const DELETES: [OperatorAction; 3] = [
-            SnapshotDelete(Which::Newest),
-            SnapshotDelete(Which::Middle),
-            SnapshotDelete(Which::Oldest),
-        ];
+        const DELETES: [OperatorAction; 3] =
+            [SnapshotDelete(Which::Newest), SnapshotDelete(Which::Middle), SnapshotDelete(Which::Oldest)];
         small_and_busy(plan, random);
         plan.operator.clear();
         let count = random.between(6, 14);
         let actions: &[OperatorAction] = match self {
             Self::SnapshotCut => &[Cut, Cut, Cut, SnapshotDelete(Which::Any), Rollback],
             Self::SnapshotCrash => &[Snapshot, Snapshot, Cut],
-            Self::DeleteCrash | Self::DeleteWhileRead => &[
-                Snapshot, Snapshot, Snapshot, DELETES[0], DELETES[0], DELETES[1], DELETES[2],
-            ],
+            Self::DeleteCrash | Self::DeleteWhileRead => {
+                &[Snapshot, Snapshot, Snapshot, DELETES[0], DELETES[0], DELETES[1], DELETES[2]]
+            }
             Self::CloneCrash => &[Snapshot, Clone, Clone, Clone, Delete, SnapshotDelete(Which::Any), Diff],
             Self::RollbackCrash => &[Snapshot, Snapshot, Rollback, Rollback, DELETES[0], Clone],
             Self::FlattenCrash => &[Snapshot, Clone, Clone, Flatten, Flatten, Flatten, SnapshotDelete(Which::Any)],

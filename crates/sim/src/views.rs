@@ -293,7 +293,9 @@ impl World {
         let Some(engine) = &self.process.control.engine else { return BTreeMap::new() };
         let exports = engine.exports();
         let parts = self.cuts[cut].parts.iter().map(|(volume, name)| format!("{}@{name}", self.volumes[*volume].name));
-        parts.filter_map(|name| Some((name.clone(), exports.iter().find(|export| export.name == name)?.volume))).collect()
+        parts
+            .filter_map(|name| Some((name.clone(), exports.iter().find(|export| export.name == name)?.volume)))
+            .collect()
     }
 
     fn cut_failed(&mut self, cut: usize) {
@@ -486,7 +488,8 @@ impl World {
                 && export.read_only == state.is_snapshot()
         });
         if !is_right {
-            let detail = format!("{} ({:?}, {} bytes) is exported as {export:?}", state.name, state.id, state.size_bytes);
+            let detail =
+                format!("{} ({:?}, {} bytes) is exported as {export:?}", state.name, state.id, state.size_bytes);
             self.fail(Violation::new(Invariant::NoErrorWithoutFault, detail));
         }
     }
@@ -514,7 +517,9 @@ impl World {
         let (older, younger) = (from.map_or(&nothing, |from| &self.volumes[from].oracle), &self.volumes[to].oracle);
         let within = |byte: u64| byte >= offset && diff.next_offset_bytes.is_none_or(|next| byte < next);
         let of = |byte: u64| {
-            diff.ranges.iter().find(|range| (range.offset_bytes..range.offset_bytes + range.length_bytes).contains(&byte))
+            diff.ranges
+                .iter()
+                .find(|range| (range.offset_bytes..range.offset_bytes + range.length_bytes).contains(&byte))
         };
         for sector in older.differences(younger).filter(|sector| within(sector * 512)) {
             match of(sector * 512) {
