@@ -222,6 +222,7 @@ impl Agent {
         attached.slot = slot;
         self.by_volume.insert(volume, slot);
         self.by_epoch.insert(epoch, slot);
+        attached.settle(&mut context);
         for host in hosts {
             attached.admit(&mut context, host);
         }

@@ -28,6 +28,8 @@ pub(crate) enum Waiter {
     Leave,
     /// Nobody: changes have grown old, or many.
     Timer,
+    /// Reads: what a session before left in a disk's cache must not be seen of a snapshot and then be lost.
+    Settle,
 }
 
 /// The rounds of one volume.
@@ -232,6 +234,10 @@ impl Volume {
             Waiter::Regrant => self.io_ended(context),
             Waiter::Leave => self.left(context, result),
             Waiter::Timer => {}
+            Waiter::Settle => {
+                self.settling = false;
+                self.retry_held(context);
+            }
         }
     }
 }

@@ -64,11 +64,13 @@ pub enum Bug {
     MergeForgetsBlocks,
     /// A region is written while it is merged.
     MergeIgnoresWrites,
+    /// What a snapshot sees is read before it is durable.
+    ReadBeforeSettled,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::DeviceFlushSkipped,
         Self::CommitBeforeFlush,
         Self::BitBeforeData,
@@ -90,5 +92,6 @@ impl Bug {
         Self::ZeroLayerForgotten,
         Self::MergeForgetsBlocks,
         Self::MergeIgnoresWrites,
+        Self::ReadBeforeSettled,
     ];
 }

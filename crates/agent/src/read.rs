@@ -51,6 +51,9 @@ impl Volume {
             }
             Err(fault) => return Err(self.fault(context, fault.page())),
         }
+        if self.settling {
+            return Err(Blocked);
+        }
         let mut parts = SmallVec::new();
         let mut fetches: SmallVec<[Fetch; 2]> = SmallVec::new();
         let mut known = true;

@@ -11,10 +11,11 @@ use crate::freeze::Freeze;
 use crate::grants::Grants;
 use crate::inflight::{InFlight, WriteRanges};
 use crate::merge::Merges;
+use crate::planted::Bug;
 use crate::write::Unplaced;
 use crate::zero::ZeroOwner;
 use mapping::PageTable;
-use model::{BLOCK_BYTES, ByteRange, DiskId, IoError, PageIndex, Time};
+use model::{BLOCK_BYTES, ByteRange, DiskId, Generation, IoError, PageIndex, Time};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use wire::{AgentMessage, Attachment, CommandId, GrantError, RequestId};
@@ -68,6 +69,8 @@ pub(crate) struct Volume {
     /// Orders that are done once the writes in flight have ended and are committed.
     pub(crate) draining: Vec<CommandId>,
     pub(crate) freeze: Freeze,
+    /// The first flush has not ended, and what is frozen may not be durable yet: reads wait for it.
+    pub(crate) settling: bool,
     pub(crate) merges: Merges,
     pub(crate) flattens: Flattens,
     pub(crate) snapshot_pages: SnapshotPages,
@@ -122,6 +125,7 @@ impl Volume {
             grant_refused: None,
             draining: Vec::new(),
             freeze: Freeze::default(),
+            settling: false,
             merges: Merges::default(),
             flattens: Flattens::default(),
             snapshot_pages: SnapshotPages::default(),
@@ -132,6 +136,16 @@ impl Volume {
             retrying: false,
             retry_again: false,
             attachment,
+        }
+    }
+
+    /// Has everything durable that sessions before this one may have left in the disks' caches. A snapshot may have been
+    /// taken since such a session died, and what is once read of it must never change.
+    pub(crate) fn settle(&mut self, context: &mut Context<'_>) {
+        if self.attachment.frozen_through > Generation(0) && !context.shared.config.planted.has(Bug::ReadBeforeSettled)
+        {
+            self.settling = true;
+            self.flush_for(context, crate::flush::Waiter::Settle);
         }
     }
 

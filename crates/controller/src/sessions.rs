@@ -2,7 +2,7 @@
 
 use crate::engine::{After, Command, Controller};
 use crate::state::{AttachRequest, Session, SessionStage};
-use model::{Epoch, VolumeId};
+use model::{BranchId, Epoch, Generation, LogicalDiskId, VolumeId};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use store::records::{Record, SessionRecord};
@@ -94,10 +94,13 @@ impl Controller {
             Some(branch) if !session.of_snapshot => branch.record.frozen_through,
             _ => view.generation(),
         };
-        let volume = self.volumes.get(&session.volume);
-        let read_only = volume.is_some_and(|volume| volume.record.read_only);
-        // (What a snapshot sees was made durable before it was taken.)
-        let written = volume.map(|volume| volume.progress.logical_disks.clone()).unwrap_or_default();
+        let read_only = self.volumes.get(&session.volume).is_some_and(|volume| volume.record.read_only);
+        // (Of a volume that nobody has attached a snapshot is taken at once, whatever its last session left in a cache.)
+        let of_branch = |(branch, _): &(BranchId, Generation)| {
+            let volume = self.branches.get(branch).and_then(|branch| self.volumes.get(&branch.record.volume));
+            volume.map_or(&[][..], |volume| &volume.progress.logical_disks)
+        };
+        let written: BTreeSet<LogicalDiskId> = view.chain.iter().flat_map(of_branch).copied().collect();
         let attachment = Attachment {
             volume: session.volume,
             branch: view.branch(),
@@ -108,7 +111,7 @@ impl Controller {
             frozen_through,
             read_only: read_only || session.read_only,
             layouts: pool.logical_disks.values().cloned().collect(),
-            written,
+            written: written.into_iter().collect(),
         };
         let volume = session.volume;
         self.to_agent(agent, ControllerMessage::Attached { request, result: Ok(attachment) });
