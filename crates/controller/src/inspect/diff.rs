@@ -9,7 +9,9 @@ use super::view::{StoredView, pages_of};
 use crate::fetch::descends;
 use api::{Diff, DiffKind, DiffQuery, DiffRange};
 use mapping::{EntryView, TablePage, changed_blocks, resolve_read};
-use model::{BLOCK_BYTES, BlockBitmap, BlockRange, Generation, PageIndex, Place, REGIONS_PER_PAGE, RegionSize, VolumeId};
+use model::{
+    BLOCK_BYTES, BlockBitmap, BlockRange, Generation, PageIndex, Place, REGIONS_PER_PAGE, RegionSize, VolumeId,
+};
 use std::collections::BTreeSet;
 use store::{StoreError, StoreView};
 
@@ -138,7 +140,9 @@ fn compare_blocks(
     }
     for step in resolve_read(newer, size, blocks) {
         let kind = if step.place == Place::Zero { DiffKind::Zero } else { DiffKind::Data };
-        (step.blocks.start..step.blocks.end).filter(|block| changed.contains(*block)).for_each(|block| found(block, kind));
+        (step.blocks.start..step.blocks.end)
+            .filter(|block| changed.contains(*block))
+            .for_each(|block| found(block, kind));
     }
 }
 
