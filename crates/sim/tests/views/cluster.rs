@@ -50,6 +50,8 @@ pub(crate) struct Cluster {
     process: Process,
     now: Time,
     next: u64,
+    /// Regions that former processes merged.
+    merged: u64,
 }
 
 struct Process {
@@ -91,7 +93,7 @@ impl Cluster {
         let store = MemoryStore::new();
         let process = Process::new(&store);
         let disk = vec![FOREIGN; disk_mib << 20];
-        let mut cluster = Self { store, random: Random(seed), disk, process, now: Time(0), next: 0 };
+        let mut cluster = Self { store, random: Random(seed), disk, process, now: Time(0), next: 0, merged: 0 };
         cluster.begin();
         let pool = api::PoolCreate { name: "default".into(), ..api::PoolCreate::default() };
         cluster.ask(Request::PoolCreate(pool)).expect("a pool is made");
@@ -109,8 +111,15 @@ impl Cluster {
 
     /// The process dies, and another starts. The disk and the store keep what reached them.
     pub(crate) fn crash(&mut self) {
+        self.merged = self.merged();
         self.process = Process::new(&self.store);
         self.begin();
+    }
+
+    /// How many regions were merged so far.
+    pub(crate) fn merged(&self) -> u64 {
+        let attached = self.process.agent.reports().into_iter().map(|report| report.counters.regions_merged);
+        self.merged + self.process.agent.past_counters().regions_merged + attached.sum::<u64>()
     }
 
     fn controller_wants(&mut self, effects: Vec<controller::Effect>) {
