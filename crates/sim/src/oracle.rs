@@ -260,6 +260,12 @@ impl Oracle {
             {
                 Ok(Some(write))
             }
+            // Its own, and older or younger than the snapshot: not foreign, but not what it holds either.
+            Content::Stamp { volume, write, sector }
+                if sector == address && self.frozen.is_some() && self.owners.contains(&volume) =>
+            {
+                Ok(Some(write))
+            }
             Content::Stamp { .. } | Content::Canary | Content::Torn => {
                 let detail = format!("{} sector {address} reads as {content:?}", self.volume);
                 Err(Violation::new(Invariant::NoForeignBytes, detail))

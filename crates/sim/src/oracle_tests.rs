@@ -121,3 +121,44 @@ fn foreign_bytes_are_told_from_stale_ones() {
     assert_eq!(violation.invariant, Invariant::NoForeignBytes);
     assert_eq!(oracle.must_hold_data(5, 0, 16), Some(0));
 }
+
+#[test]
+fn a_snapshot_holds_what_was_acknowledged_before_it_was_asked_for_and_never_changes() {
+    let mut volume = oracle();
+    wrote(&mut volume, 1, 2, 1);
+    wrote(&mut volume, 3, 4, 2);
+    let asked = 5;
+    wrote(&mut volume, 6, 7, 3);
+    let mut snapshot = volume.snapshot(asked, 8);
+    assert_eq!(sees(&mut volume.snapshot(asked, 8), 9, 10, 1), Err(Invariant::CutIsConsistent));
+    wrote(&mut volume, 9, 10, 4);
+    assert_eq!(sees(&mut snapshot, 11, 12, 3), Ok(()));
+    snapshot.crash(13, true);
+    assert_eq!(sees(&mut snapshot, 14, 15, 2), Err(Invariant::SnapshotNeverChanges));
+    assert_eq!(sees(&mut snapshot, 16, 17, 4), Err(Invariant::SnapshotNeverChanges));
+}
+
+#[test]
+fn a_cut_that_holds_a_write_holds_what_had_been_acknowledged_before_it_was_sent() {
+    let (mut one, mut other) = (oracle(), oracle());
+    let asked = 1;
+    wrote(&mut one, 2, 3, 1);
+    wrote(&mut other, 4, 5, 2);
+    let mut snapshots = [one.snapshot(asked, 6), other.snapshot(asked, 6)];
+    assert_eq!(sees(&mut snapshots[0], 7, 8, 0), Ok(()));
+    assert_eq!(sees(&mut snapshots[1], 9, 10, 2), Ok(()));
+    let both = snapshots[0].moment().and(snapshots[1].moment());
+    assert_eq!(both.map_err(|violation| violation.invariant), Err(Invariant::CutIsConsistent));
+}
+
+#[test]
+fn a_clone_begins_as_its_snapshot_is_and_settles_on_one_content() {
+    let mut volume = oracle();
+    wrote(&mut volume, 1, 2, 1);
+    volume.write_begins(3, 2, 0, 1, false);
+    let mut clone = volume.snapshot(4, 5).descendant(VolumeId(2));
+    clone.crash(6, true);
+    assert_eq!(sees(&mut clone, 7, 8, 2), Ok(()));
+    clone.crash(9, true);
+    assert!(sees(&mut clone, 10, 11, 1).is_err());
+}

@@ -91,6 +91,8 @@ scenarios! {
     DeepStacks = "deep-stacks",
     /// Snapshots fill the pool, and deleting them empties it.
     SnapshotsFill = "snapshots-fill",
+    /// Snapshots of maps of so many pages that taking one back needs many steps; everything dies between them.
+    ManyPages = "many-pages",
     /// Disks and the store fail while snapshots are taken and deleted.
     SnapshotErrors = "snapshot-errors",
 }
@@ -220,6 +222,7 @@ impl Scenario {
             Self::FirstWriteCrash => &[Snapshot],
             Self::ResizeSnapshot => &[Resize, Resize, Snapshot, Clone, Rollback, SnapshotDelete(Which::Any), Diff],
             Self::DeepStacks => &[Snapshot, Snapshot, Snapshot, Snapshot, DELETES[1], Diff, Clone],
+            Self::ManyPages => &[Snapshot, Snapshot, DELETES[0], DELETES[0], DELETES[0], DELETES[1]],
             Self::SnapshotsFill => &[Snapshot, Snapshot, Cut, SnapshotDelete(Which::Any), Delete, Clone, Audit],
             _ => &[Snapshot, Snapshot, Cut, Clone, Rollback, Recreate, SnapshotDelete(Which::Any), Audit],
         };
@@ -231,6 +234,7 @@ impl Scenario {
             Self::RollbackCrash,
             Self::FlattenCrash,
             Self::FirstWriteCrash,
+            Self::ManyPages,
         ];
         if crashing.contains(&self) {
             plan.strikes = 500;
@@ -248,6 +252,7 @@ impl Scenario {
                 plan.operator.extend([Snapshot; 8]);
                 plan.operations *= 2;
             }
+            Self::ManyPages => many_pages(plan, random),
             Self::SnapshotsFill => {
                 plan.ample = false;
                 plan.disks.truncate(1);
@@ -287,6 +292,28 @@ fn small_and_busy(plan: &mut Plan, random: &mut Random) {
             *count = (*count).min(random.pick(&[64, 192, 512]));
         }
     }
+}
+
+/// One volume, a block of each of very many table pages in use.
+fn many_pages(plan: &mut Plan, random: &mut Random) {
+    let region_size = RegionSize::from_bytes(1 << 14).expect("a region size");
+    let page_sectors = region_size.page_bytes() / 512;
+    plan.volumes.truncate(1);
+    let count = random.between(200, 400);
+    plan.volumes[0].region_size = region_size;
+    plan.volumes[0].size_bytes = count * region_size.page_bytes();
+    plan.volumes[0].windows = (0..count).map(|page| (page * page_sectors, 8)).collect();
+    plan.volumes[0].hosts = 3;
+    // Little more space than two views need, so that what is freed is soon another's.
+    plan.disks.truncate(1);
+    plan.disks[0].size_bytes = ((count * region_size.bytes() * random.between(3, 5) / 2) >> 20 << 20) + (2 << 20);
+    plan.ample = false;
+    plan.mix = Mix { write: 80, trim: 8, read: 4, flush: 8, zero: 0, fua: 0, ..plan.mix };
+    // The purge is slow, and hosts are not.
+    plan.store_nanos = 5_000_000;
+    (plan.disk_nanos, plan.hop_nanos, plan.think_nanos, plan.depth) = (10_000, 200, 1_000, 8);
+    plan.strike_reach = random.pick(&[300, 1_000, 3_000]);
+    plan.operations = 1_000;
 }
 
 /// A pool of about half of what the volumes may want.

@@ -64,6 +64,29 @@ fn a_crash_at_any_effect_breaks_no_promise() {
 }
 
 #[test]
+fn a_crash_at_any_effect_of_what_snapshots_bring_breaks_no_promise() {
+    let scenarios = [
+        Scenario::SnapshotCrash,
+        Scenario::DeleteCrash,
+        Scenario::CloneCrash,
+        Scenario::RollbackCrash,
+        Scenario::FlattenCrash,
+        Scenario::FirstWriteCrash,
+        Scenario::DeepStacks,
+    ];
+    for scenario in scenarios {
+        let settings = Settings { scenario, ..Settings::default() };
+        let seed = 5;
+        let effects = clean(seed, Settings { crash_after: Some((u64::MAX, false)), ..settings }).counts.effects;
+        for after in (1..=effects).step_by((effects / 20).max(1) as usize) {
+            for power_cut in [false, true] {
+                clean(seed, Settings { crash_after: Some((after, power_cut)), ..settings });
+            }
+        }
+    }
+}
+
+#[test]
 fn invariants_have_names_of_their_own() {
     let mut names: Vec<_> = Invariant::ALL.iter().map(|invariant| invariant.name()).collect();
     names.sort_unstable();

@@ -110,8 +110,8 @@ fn compare_page(
             continue;
         }
         let region = page.region(slot).0 * size.bytes();
-        // What lies beyond the older view's end was zeroes in it.
-        let within = (how.limit.saturating_sub(region) / BLOCK_BYTES).min(u64::from(size.blocks())) as u32;
+        // What lies beyond the older view's end was zeroes in it. (It may end within a block, which then counts.)
+        let within = how.limit.saturating_sub(region).div_ceil(BLOCK_BYTES).min(u64::from(size.blocks())) as u32;
         let parts = [(old.0, BlockRange::new(0, within)), (EntryView::Zero, BlockRange::new(within, size.blocks()))];
         for (older, blocks) in parts {
             compare_blocks(older, new.0, blocks, size, how, |block, kind| {
