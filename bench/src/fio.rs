@@ -1,5 +1,6 @@
 //! fio: one run of one workload, and what its report says.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -22,6 +23,8 @@ pub(crate) struct Figures {
     pub(crate) p50_micros: f64,
     /// The latency that 99 of 100 stay below, in microseconds.
     pub(crate) p99_micros: f64,
+    /// The latency that 999 of 1000 stay below, in microseconds.
+    pub(crate) p999_micros: f64,
     /// I/Os done.
     pub(crate) ios: u64,
     /// Flushes done.
@@ -41,26 +44,61 @@ pub(crate) enum Destination {
     Nbd(String),
 }
 
+/// How much one run of fio does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Amount {
+    /// For so many seconds, places drawn anew each time.
+    Seconds(u32),
+    /// So many bytes, no place twice.
+    Bytes(u64),
+}
+
+/// One run of fio.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Job {
+    /// fio's name of the pattern.
+    pub(crate) pattern: &'static str,
+    /// Bytes of each request.
+    pub(crate) block_bytes: u64,
+    /// Requests in flight.
+    pub(crate) depth: u32,
+    /// Where the range it touches begins and how long it is, in bytes.
+    pub(crate) range: (u64, u64),
+    /// How much it does.
+    pub(crate) amount: Amount,
+}
+
 /// Runs one workload and gives its figures; the processor time is fio's own.
 pub(crate) fn measure(plan: &Plan, workload: &Workload, destination: &Destination) -> Result<Figures> {
-    let mut command = base(plan, destination)?;
-    command.arg(format!("--rw={}", workload.pattern)).arg(format!("--bs={}", workload.block_bytes));
-    command.arg(format!("--iodepth={}", workload.depth));
-    match workload.state {
-        State::Mapped => {
-            command.arg(format!("--size={}", plan.span_bytes)).arg("--norandommap");
-            command.arg(format!("--runtime={}", plan.seconds)).arg("--time_based");
-        }
+    let (length, amount) = match workload.state {
+        State::Mapped => (plan.span_bytes, Amount::Seconds(plan.seconds)),
         State::Empty => {
             // At depth one it takes long enough with fewer.
             let writes = if workload.depth == 1 { plan.first_writes / 4 } else { plan.first_writes };
-            command.arg(format!("--size={EMPTY_BYTES}")).arg(format!("--io_size={}", writes * workload.block_bytes));
+            (EMPTY_BYTES, Amount::Bytes(writes * workload.block_bytes))
+        }
+    };
+    let Workload { pattern, block_bytes, depth, .. } = *workload;
+    let further: &[&str] = if workload.flush { &["--fsync=1"] } else { &[] };
+    job(plan, &Job { pattern, block_bytes, depth, range: (0, length), amount }, destination, further)
+}
+
+/// Runs one job, with further arguments, and gives its figures; the processor time is fio's own.
+pub(crate) fn job<S: AsRef<OsStr>>(plan: &Plan, job: &Job, to: &Destination, further: &[S]) -> Result<Figures> {
+    let mut command = base(plan, to)?;
+    command.arg(format!("--rw={}", job.pattern)).arg(format!("--bs={}", job.block_bytes));
+    command.arg(format!("--iodepth={}", job.depth));
+    let (offset, length) = job.range;
+    command.arg(format!("--offset={offset}")).arg(format!("--size={length}"));
+    match job.amount {
+        Amount::Seconds(seconds) => {
+            command.args(["--norandommap", "--time_based"]).arg(format!("--runtime={seconds}"));
+        }
+        Amount::Bytes(bytes) => {
+            command.arg(format!("--io_size={bytes}"));
         }
     }
-    if workload.flush {
-        command.arg("--fsync=1");
-    }
-    let output = run(&mut command)?;
+    let output = run(command.args(further))?;
     let json = output.find('{').map(|begin| &output[begin..]).context("fio printed no JSON")?;
     figures(&serde_json::from_str(json)?)
 }
@@ -75,7 +113,7 @@ pub(crate) fn fill(plan: &Plan, destination: &Destination) -> Result<()> {
 fn base(plan: &Plan, destination: &Destination) -> Result<Command> {
     let mut command = pinned(plan.cores.1, &find("fio").context("fio is missing (apt-get install fio)")?);
     command.args(["--name=bench", "--thread", "--output-format=json", "--randrepeat=0", "--refill_buffers=0"]);
-    command.args(["--percentile_list=50:99"]);
+    command.args(["--percentile_list=50:99:99.9"]);
     match destination {
         Destination::File(path) => {
             command.args(["--ioengine=io_uring", "--direct=1"]).arg(format!("--filename={}", path.display()));
@@ -103,6 +141,7 @@ fn figures(report: &Value) -> Result<Figures> {
         megabytes: number(&busiest["bw_bytes"]) / 1e6,
         p50_micros: percentile("50.000000"),
         p99_micros: percentile("99.000000"),
+        p999_micros: percentile("99.900000"),
         ios: ios as u64,
         flushes: number(&job["sync"]["total_ios"]) as u64,
         processor_micros: own / ios,

@@ -13,6 +13,7 @@ mod map;
 mod program;
 mod report;
 mod rounds;
+mod snapshots;
 mod target;
 mod workload;
 
@@ -26,6 +27,7 @@ const USAGE: &str = "\
 cargo xtask bench [--quick | --full] [OPTION…] [WORKLOAD…]
 cargo xtask bench list            the workloads and the targets
 cargo xtask bench map [ARGUMENT…] what the map costs: memory, metadata, look-ups, start-up
+cargo xtask bench snapshots [ARGUMENT…] what snapshots and clones cost, beside qcow2's
 
   --quick             one short round over a small span (about five minutes)
   --full              three rounds of ten seconds over 4 GiB (about forty minutes); the default lies between
@@ -60,6 +62,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Some("map") => map::run(&arguments[1..]),
+        Some("snapshots") => snapshots::run(&arguments[1..]),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(())

@@ -3,14 +3,14 @@
 //! The agent, the controller and the store on redb are the real ones, in one thread; the node is a stand-in that completes
 //! everything at once and keeps nothing, so that a TiB is "written" in seconds and what is measured is the map alone.
 
-mod fill;
+pub(crate) mod fill;
 mod lookup;
-mod mapper;
-mod measure;
-mod random;
+pub(crate) mod mapper;
+pub(crate) mod measure;
+pub(crate) mod random;
 mod start;
 mod tell;
-mod world;
+pub(crate) mod world;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

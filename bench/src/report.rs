@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::Plan;
 use crate::fio::Figures;
@@ -74,12 +74,25 @@ pub(crate) fn goals(verdicts: &[Verdict]) {
 
 /// Writes everything into one file below `bench-results/` and says where.
 pub(crate) fn write(plan: &Plan, results: &Results, verdicts: &[Verdict]) -> Result<PathBuf> {
+    save("", plan, results, verdicts, &Map::new())
+}
+
+/// The same into a file whose name begins with `prefix`, with further things of one kind of run.
+pub(crate) fn save(
+    prefix: &str,
+    plan: &Plan,
+    results: &Results,
+    verdicts: &[Verdict],
+    further: &Map<String, Value>,
+) -> Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the crate lies in no workspace")?;
     let folder = root.join("bench-results");
     std::fs::create_dir_all(&folder)?;
     let now = said(Command::new("date").args(["-u", "+%Y%m%dT%H%M%SZ"]));
-    let file = folder.join(format!("{now}.json"));
-    std::fs::write(&file, serde_json::to_string_pretty(&document(plan, results, verdicts, &now, root))?)?;
+    let file = folder.join(format!("{prefix}{now}.json"));
+    let mut document = document(plan, results, verdicts, &now, root);
+    further.iter().for_each(|(name, value)| document[name] = value.clone());
+    std::fs::write(&file, serde_json::to_string_pretty(&document)?)?;
     Ok(file)
 }
 
@@ -102,6 +115,7 @@ fn document(plan: &Plan, results: &Results, verdicts: &[Verdict], now: &str, roo
         "machine": {
             "kernel": said(Command::new("uname").arg("-r")),
             "processor": processor(),
+            "load": std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),
             "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
         },
         "plan": {

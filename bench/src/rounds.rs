@@ -73,7 +73,7 @@ fn one_round(plan: &Plan, round: u32, targets: &[Target], results: &mut Results)
     }
 }
 
-fn medians(runs: &[(u32, &'static str, &'static str, Figures)]) -> Medians {
+pub(crate) fn medians(runs: &[(u32, &'static str, &'static str, Figures)]) -> Medians {
     let mut grouped: BTreeMap<(&'static str, &'static str), Vec<Figures>> = BTreeMap::new();
     for (_, workload, target, figures) in runs {
         grouped.entry((workload, target)).or_default().push(*figures);
@@ -88,12 +88,12 @@ fn medians(runs: &[(u32, &'static str, &'static str, Figures)]) -> Medians {
 }
 
 /// Where the disk files lie; gone after the run.
-struct Folder {
-    path: PathBuf,
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
 }
 
 impl Folder {
-    fn new(wanted: Option<&Path>) -> Result<Folder> {
+    pub(crate) fn new(wanted: Option<&Path>) -> Result<Folder> {
         let base = wanted.map_or_else(std::env::temp_dir, Path::to_path_buf);
         // Short, because the path of a Unix socket has room for 107 bytes.
         let path = base.join(format!("acre-bench-{}", std::process::id()));

@@ -40,8 +40,8 @@ pub(crate) const KINDS: &[(&str, Kind)] = &[
 pub(crate) struct Target {
     pub(crate) name: &'static str,
     kind: Kind,
-    folder: PathBuf,
-    server: Option<Server>,
+    pub(crate) folder: PathBuf,
+    pub(crate) server: Option<Server>,
 }
 
 impl Target {
@@ -97,7 +97,7 @@ impl Target {
         Ok(figures)
     }
 
-    fn destination(&self, volume: &str) -> Destination {
+    pub(crate) fn destination(&self, volume: &str) -> Destination {
         let socket = self.socket();
         match self.kind {
             Kind::Disk => Destination::File(self.folder.join("disk.raw")),
@@ -155,7 +155,7 @@ impl Target {
     }
 
     /// Runs an operator's command and gives its JSON.
-    fn acre(&self, arguments: &[&str]) -> Result<Value> {
+    pub(crate) fn acre(&self, arguments: &[&str]) -> Result<Value> {
         let mut command = Command::new(acre().context("acre is not built")?);
         command.arg("--api").arg(format!("unix:{}", self.folder.join("api.sock").display()));
         let output = run(command.args(arguments).args(["--output", "json"]))?;
@@ -187,7 +187,7 @@ impl Target {
     }
 }
 
-fn qemu_nbd(plan: &Plan, socket: &Path, format: &str, file: &Path) -> Result<Command> {
+pub(crate) fn qemu_nbd(plan: &Plan, socket: &Path, format: &str, file: &Path) -> Result<Command> {
     let mut command = pinned(plan.cores.0, &find("qemu-nbd").context("qemu-nbd is missing (qemu-utils)")?);
     command.args([
         "--persistent",
@@ -201,7 +201,7 @@ fn qemu_nbd(plan: &Plan, socket: &Path, format: &str, file: &Path) -> Result<Com
     Ok(command)
 }
 
-fn create_qcow2(file: &Path, size_bytes: u64) -> Result<()> {
+pub(crate) fn create_qcow2(file: &Path, size_bytes: u64) -> Result<()> {
     let mut command = Command::new(find("qemu-img").context("qemu-img is missing (qemu-utils)")?);
     run(command.args(["create", "-q", "-f", "qcow2"]).arg(file).arg(size_bytes.to_string())).map(drop)
 }

@@ -47,6 +47,16 @@ impl Mapper {
         bail!("an attachment was not answered")
     }
 
+    /// Ends the session, so that an agent may open one.
+    pub(crate) fn detach(self, world: &mut World) -> Result<()> {
+        world.tell(AgentMessage::Detach { epoch: self.attachment.credentials.epoch });
+        world.settle()?;
+        let is_detached = |message: &ControllerMessage| matches!(message, ControllerMessage::Detached { .. });
+        anyhow::ensure!(world.inbox.iter().any(is_detached), "the mapper was not detached");
+        world.inbox.clear();
+        Ok(())
+    }
+
     fn request(&mut self) -> RequestId {
         self.last_request += 1;
         RequestId(self.last_request)

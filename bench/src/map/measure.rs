@@ -39,7 +39,7 @@ pub(crate) struct Contents {
     pub(crate) bytes: u64,
 }
 
-const KINDS: [(&str, Tag); 13] = [
+const KINDS: [(&str, Tag); 16] = [
     ("meta", Tag::Meta),
     ("pools", Tag::Pool),
     ("disks", Tag::Disk),
@@ -49,6 +49,9 @@ const KINDS: [(&str, Tag); 13] = [
     ("names", Tag::VolumeName),
     ("branches", Tag::Branch),
     ("progress", Tag::VolumeProgress),
+    ("snapshots", Tag::Snapshot),
+    ("usage", Tag::Usage),
+    ("schedules", Tag::Schedule),
     ("sessions", Tag::Session),
     ("grants", Tag::Grant),
     ("table", Tag::Table),

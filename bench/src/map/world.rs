@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use agent::{Agent, AgentConfig, HostId, HostVolume, IoId, IoKind, IoRequest, IoResult, ReadSegment, VolumeReport};
 use anyhow::{Context, Result, bail, ensure};
-use api::{DiskAdd, PoolCreate, Request, Response, VolumeCreate};
+use api::{DiskAdd, PoolCreate, Request, Response, SnapshotCreate, SnapshotState, VolumeCreate};
 use controller::{ApiId, BatchId, Config, Controller, DEFAULT_POOL, DiskInspection, Survivors};
 use model::{BufferPool, ClusterId, IoError, Time, VolumeId};
 use pool::Judgement;
@@ -116,6 +116,35 @@ impl World {
         match self.ask(Request::VolumeCreate(create))? {
             Response::Volume(volume) => Ok(VolumeId(volume.id)),
             other => bail!("a volume was asked for, not {other:?}"),
+        }
+    }
+
+    /// Takes a snapshot, `VOL@NAME`; durable when this returns.
+    pub(crate) fn take_snapshot(&mut self, full: &str) -> Result<()> {
+        let create = SnapshotCreate { snapshots: vec![full.into()], imported_from: None };
+        self.ask(Request::SnapshotCreate { create, scheduled: false, now_unix_seconds: 1 }).map(drop)
+    }
+
+    /// Deletes a snapshot, `VOL@NAME`, and goes on until its space is back.
+    pub(crate) fn delete_snapshot(&mut self, full: &str) -> Result<()> {
+        self.ask(Request::SnapshotDelete { name: full.into(), force: false })?;
+        match self.ask(Request::SnapshotList { volume: None })? {
+            Response::Snapshots(left) => {
+                ensure!(
+                    left.iter().all(|left| left.state == SnapshotState::Ready),
+                    "a snapshot is still being deleted"
+                );
+                Ok(())
+            }
+            other => bail!("snapshots were asked for, not {other:?}"),
+        }
+    }
+
+    /// What is mapped in the default pool, in bytes.
+    pub(crate) fn used_bytes(&mut self) -> Result<u64> {
+        match self.ask(Request::PoolShow { name: DEFAULT_POOL.into() })? {
+            Response::Pool(pool) => Ok(pool.used_bytes),
+            other => bail!("a pool was asked for, not {other:?}"),
         }
     }
 

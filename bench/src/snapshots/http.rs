@@ -1,0 +1,27 @@
+//! One request to the server's API over its Unix socket, without starting a program: a snapshot takes less than that.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// Posts a document and gives how long the answer took; anything but success is an error with what was said.
+pub(crate) fn post(socket: &Path, path: &str, body: &Value) -> Result<Duration> {
+    let mut stream = UnixStream::connect(socket).with_context(|| format!("cannot reach {}", socket.display()))?;
+    let text = body.to_string();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: acre\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+        text.len()
+    );
+    let begun = Instant::now();
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let took = begun.elapsed();
+    let status = answer.split(' ').nth(1).unwrap_or_default();
+    ensure!(status.starts_with('2'), "{path} {text}: {answer}");
+    Ok(took)
+}
