@@ -288,7 +288,7 @@ impl World {
             Effect::OpenDisk { disk, .. } => {
                 self.to_controller.push_back(Event::DiskOpened { disk, result: Ok(()) });
             }
-            Effect::Inspect { .. } | Effect::ReleaseDisk { .. } | Effect::Alert(_) => {}
+            Effect::Inspect { .. } | Effect::ReleaseDisk { .. } | Effect::Attach(_) | Effect::Alert(_) => {}
         }
         Ok(())
     }

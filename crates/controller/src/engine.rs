@@ -384,7 +384,7 @@ impl Controller {
             After::TellFrozen(branch) => self.tell_frozen(branch),
             After::StartPurge(branch) => self.start_purge(branch),
             After::PurgeStep(branch) => self.purge_step_done(branch),
-            After::Flatten(volume) => self.flatten_attached(volume),
+            After::Flatten(volume) => self.flatten_wanted(volume),
             After::Inspect(id, inspection) => self.inspect(id, inspection),
             After::CatalogChanged => self.catalog.touch(),
             After::TellSize { volume, reply_to } => self.tell_size(volume, reply_to),

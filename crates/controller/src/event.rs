@@ -228,6 +228,9 @@ pub enum Effect {
         /// Where it is.
         path: String,
     },
+    /// Work on a volume waits for an agent, and nobody has it attached: have the agent that would serve it attach it. (It
+    /// detaches it again when nothing is left to do.)
+    Attach(VolumeId),
     /// An alert begins or ends: to be logged and counted.
     Alert(AlertChange),
 }

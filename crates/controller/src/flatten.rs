@@ -1,10 +1,11 @@
 //! Flattening: a clone gets places of its own for everything it shares with its origin, and then stands alone.
 //!
-//! The copying is its agent's; here are the job that outlives a crash, and its end. It goes on whenever the clone is
-//! attached.
+//! The copying is its agent's; here are the job that outlives a crash, and its end. A clone that nobody has attached is
+//! attached for it; after a crash or a failure it goes on at the next attachment, or when it is asked for again.
 
 use crate::branches::LIVE;
 use crate::engine::{After, Command, Controller};
+use crate::event::Effect;
 use model::{Generation, VolumeId};
 use store::Key;
 use store::records::{JobRecord, Record};
@@ -21,6 +22,15 @@ impl Controller {
             volume.flatten = Some(job);
         }
         self.after.push(After::Flatten(volume_id));
+    }
+
+    /// Sees to it that a clone that is to be flattened has a holder who does it.
+    pub(crate) fn flatten_wanted(&mut self, volume_id: VolumeId) {
+        let idle = self.volumes.get(&volume_id).is_some_and(|volume| volume.session.is_none());
+        if idle {
+            self.effects.push(Effect::Attach(volume_id));
+        }
+        self.flatten_attached(volume_id);
     }
 
     /// Has the holder of a clone that is being flattened copy what is shared.

@@ -517,6 +517,7 @@ impl Controller {
             )));
         }
         if self.volumes[&volume_id].flatten.is_some() {
+            self.flatten_wanted(volume_id);
             return self.volume_show(name);
         }
         self.check_unoccupied(volume_id)?;

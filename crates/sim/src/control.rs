@@ -149,7 +149,8 @@ impl World {
                 self.tell_controller_later(Event::DiskOpened { disk, result });
             }
             Effect::ReleaseDisk { path, .. } => self.labels[path_index(&path)] = None,
-            Effect::Alert(_) => {}
+            // (A host attaches it sooner or later.)
+            Effect::Attach(_) | Effect::Alert(_) => {}
         }
     }
 

@@ -164,6 +164,34 @@ fn a_clone_goes_its_own_way_and_outlives_what_it_was_made_of() -> Result<()> {
     server.stop()
 }
 
+/// A clone that nobody has attached is flattened, and then what it was made of can go for good.
+#[test]
+fn a_clone_is_flattened_and_stands_alone() -> Result<()> {
+    if standin() {
+        return Ok(());
+    }
+    let mut server = serve("1G", "base", "64M")?;
+    let bytes = noise(1, 4 * MIB as usize);
+    let mut session = server.session("base")?;
+    session.write(0, &bytes, 0)?;
+    session.leave()?;
+    server.acre(&["snapshot", "create", "base@s"])?;
+    server.acre(&["clone", "base@s", "own"])?;
+    server.acre(&["volume", "delete", "base", "--snapshots", "--force"])?;
+    ensure!(server.acre(&["snapshot", "list"])?[0]["state"] == "kept_by_clones", "the snapshot stays for its clone");
+    server.acre(&["clone", "flatten", "own"])?;
+    eventually("nothing is shared any more", Duration::from_secs(20), || {
+        let shown = server.acre(&["volume", "show", "own"])?;
+        Ok(shown["origin"].is_null() && shown["flattening_percent"].is_null())
+    })?;
+    let shown = server.acre(&["volume", "show", "own"])?;
+    ensure!(figure(&shown, &["space", "own_bytes"])? == 4 * MIB, "{shown}");
+    server.pool_becomes("used_bytes", |used| used == 4 * MIB)?;
+    ensure!(server.session("own")?.read(0, 4 * MIB)? == bytes, "it holds what it held");
+    server.audit()?;
+    server.stop()
+}
+
 /// A rollback is refused while hosts are there, and then makes the volume what it was; later snapshots stay.
 #[test]
 fn a_rollback_brings_back_what_was_and_keeps_later_snapshots() -> Result<()> {

@@ -215,6 +215,10 @@ impl ControlThread {
                 }
                 self.step(Event::DiskOpened { disk, result });
             }
+            Effect::Attach(volume) => {
+                let thread = volume.0 as usize % self.threads.len();
+                self.threads[thread].post(DataMessage::Attach(volume));
+            }
             Effect::ReleaseDisk { disk, path } => {
                 for thread in &self.threads {
                     thread.post(DataMessage::DiskReleased(disk));

@@ -11,7 +11,7 @@ use crate::engine::mailbox::{Mailbox, drain};
 use crate::engine::settings::DataSettings;
 use crate::engine::status;
 use agent::{Agent, HostId, IoResult};
-use model::{BufferPool, DiskId, IoBuffer, IoError, Time};
+use model::{BufferPool, DiskId, IoBuffer, IoError, Time, VolumeId};
 use nbd::ErrorCode;
 use node::{DiskIoId, Node};
 use reactor::{Completion, File, Listener, Operation, Payload, Reactor, Socket};
@@ -51,6 +51,8 @@ pub(crate) enum DataMessage {
     Host(Box<Host>),
     /// Serve hosts, here and on connections that are there already.
     Listen(Vec<Listener>, Vec<Socket>),
+    /// Attach a volume for work on it: a host that leaves as soon as it is there.
+    Attach(VolumeId),
     /// Exports have changed.
     CatalogChanged,
     /// What the thread has counted is wanted.
@@ -246,6 +248,10 @@ impl DataThread {
             DataMessage::ToAgent(message) => {
                 self.agent_step(agent::Event::FromController(message));
                 self.pump();
+            }
+            DataMessage::Attach(volume) => {
+                let host = self.settings.next_host_id();
+                self.agent_step(agent::Event::HostAttach { host, volume });
             }
             DataMessage::ToNode(command) => {
                 self.node.step(self.now, node::Event::FromController(command), &mut self.node_effects);

@@ -143,7 +143,7 @@ impl World {
                     self.events.push_back(Event::LabelWritten { ticket, result: Ok(()) });
                 }
                 Effect::OpenDisk { disk, .. } => self.events.push_back(Event::DiskOpened { disk, result: Ok(()) }),
-                Effect::ReleaseDisk { .. } => {}
+                Effect::ReleaseDisk { .. } | Effect::Attach(_) => {}
                 Effect::Alert(change) => self.alerts.push(change),
             }
         }

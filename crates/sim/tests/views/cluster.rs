@@ -40,6 +40,7 @@ enum Way {
     Command(NodeCommand),
     Controller(Box<controller::Event>),
     Transaction,
+    Attach(VolumeId),
 }
 
 /// One process, its store and its disk.
@@ -147,6 +148,7 @@ impl Cluster {
                 }
                 Effect::WriteLabel { ticket, .. } => told(Event::LabelWritten { ticket, result: Ok(()) }),
                 Effect::OpenDisk { disk, .. } => told(Event::DiskOpened { disk, result: Ok(()) }),
+                Effect::Attach(volume) => process.queues[1].push_back(Way::Attach(volume)),
                 Effect::ReleaseDisk { .. } | Effect::Alert(_) => {}
             }
         }
@@ -221,6 +223,13 @@ impl Cluster {
         match self.process.queues[index].pop_front().expect("it was seen to hold something") {
             Way::ToController(message) => self.tell_controller(controller::Event::FromAgent(AGENT, message)),
             Way::ToAgent(message) => self.tell_agent(agent::Event::FromController(message)),
+            Way::Attach(volume) => {
+                // A host that leaves as soon as it is there.
+                self.next += 1;
+                let host = HostId(self.next);
+                self.tell_agent(agent::Event::HostAttach { host, volume });
+                self.tell_agent(agent::Event::HostDetach { host });
+            }
             Way::ToNode(request) => self.tell_node(node::Event::FromAgent(AGENT, request)),
             Way::Command(command) => self.tell_node(node::Event::FromController(command)),
             Way::Controller(event) => self.tell_controller(*event),
