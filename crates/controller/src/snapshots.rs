@@ -259,7 +259,8 @@ impl Controller {
             Some(name) => vec![self.find_volume(name)?],
             None => self.names.values().copied().collect(),
         };
-        let is_of = |volume: &VolumeId| chosen.contains(volume);
+        // Without a volume, those of deleted volumes too: their space has to be somewhere.
+        let is_of = |of: &VolumeId| volume.is_none() || chosen.contains(of);
         let gone = |id: &&VolumeId| self.snapshots[*id].record.deleted && is_of(&self.snapshots[*id].record.volume);
         let mut found: Vec<VolumeId> = chosen.iter().flat_map(|volume| self.snapshots_of(*volume)).collect();
         found.extend(self.snapshots.keys().filter(gone));
