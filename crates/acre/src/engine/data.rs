@@ -252,6 +252,7 @@ impl DataThread {
             DataMessage::Attach(volume) => {
                 let host = self.settings.next_host_id();
                 self.agent_step(agent::Event::HostAttach { host, volume });
+                self.pump();
             }
             DataMessage::ToNode(command) => {
                 self.node.step(self.now, node::Event::FromController(command), &mut self.node_effects);
