@@ -90,6 +90,29 @@ fn a_stream_goes_through_a_pipe() -> Result<()> {
     compare(&server, "db@now", "copy@now")
 }
 
+#[test]
+fn a_stream_that_was_damaged_is_refused_and_makes_no_volume() -> Result<()> {
+    if standin() {
+        return Ok(());
+    }
+    let server = start()?;
+    scribble(&server, "db", &mut Random::new(4), SIZE)?;
+    server.acre(&["snapshot", "create", "db@now"])?;
+    let path = server.folder().join("stream").display().to_string();
+    server.acre(&["export", "db@now", &path])?;
+    let whole = std::fs::read(&path)?;
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    for (bytes, word) in [(&damaged[..], "damaged"), (&whole[..whole.len() - 1], "cut off")] {
+        std::fs::write(&path, bytes)?;
+        let said = server.acre_refused(&["import", &path, "copy"])?;
+        ensure!(said.contains(word), "refused without {word:?}: {said}");
+        server.acre_refused(&["volume", "show", "copy"])?;
+        server.acre(&["volume", "delete", "copy.importing", "--force"])?;
+    }
+    server.audit()
+}
+
 /// Starts `acre` with these arguments and kills it once `begun` holds.
 fn kill_once(server: &Server, arguments: &[&str], begun: impl Fn() -> Result<bool>) -> Result<()> {
     let mut child = server.acre_command().args(arguments).stdout(Stdio::null()).spawn()?;
@@ -160,10 +183,34 @@ fn a_copy_that_was_written_to_is_rolled_back_first() -> Result<()> {
     server.acre(&["export", "db@b", &path("step"), "--since", "db@a"])?;
     server.acre(&["import", &path("full"), "copy"])?;
     scribble(&server, "copy", &mut random, SIZE)?;
-    let said = server.acre_refused(&["import", &path("step"), "copy"])?;
-    ensure!(said.contains("acre volume rollback copy@a"), "{said}");
+    // With --resume too, which takes what the stream itself has written for its own, and no more.
+    for more in [&[][..], &["--resume"]] {
+        let said = server.acre_refused(&[&["import", &path("step"), "copy"], more].concat())?;
+        ensure!(said.contains("acre volume rollback copy@a"), "{said}");
+    }
     server.acre(&["volume", "rollback", "copy@a", "--force"])?;
     server.acre(&["import", &path("step"), "copy"])?;
     compare(&server, "db@b", "copy@b")?;
+    server.audit()
+}
+
+#[test]
+fn a_step_is_refused_by_a_volume_that_is_no_copy_of_its_base() -> Result<()> {
+    if standin() {
+        return Ok(());
+    }
+    let mut server = start()?;
+    let step = server.folder().join("step").display().to_string();
+    server.acre(&["snapshot", "create", "db@a"])?;
+    scribble(&server, "db", &mut Random::new(9), SIZE)?;
+    server.acre(&["snapshot", "create", "db@b"])?;
+    server.acre(&["export", "db@b", &step, "--since", "a"])?;
+    // Its size is right and its snapshot's name is too.
+    server.create_volume("other", "64M", &[])?;
+    server.acre(&["snapshot", "create", "other@a"])?;
+    let said = server.acre_refused(&["import", &step, "other"])?;
+    ensure!(said.contains("none of other's snapshots") && said.contains("db@a"), "{said}");
+    let said = server.acre_refused(&["import", &step, "nobody"])?;
+    ensure!(said.contains("there is no volume") && said.contains("full stream"), "{said}");
     server.audit()
 }

@@ -280,8 +280,11 @@ fn snapshot_of_a_filesystem(kind: &str, make: &[&str], check: &[&str], read_only
     std::fs::write(mounted.path().join("before"), noise(1, 8 * MIB as usize))?;
     // Frozen once, it is in its place and not in the filesystem's log alone: what is read only is mounted without that.
     let folder = mounted.path().display().to_string();
-    run("fsfreeze", &["--freeze", &folder])?;
-    run("fsfreeze", &["--unfreeze", &folder])?;
+    let settle = || -> Result<()> {
+        run("fsfreeze", &["--freeze", &folder])?;
+        run("fsfreeze", &["--unfreeze", &folder]).map(drop)
+    };
+    settle()?;
     let stop = Arc::new(AtomicBool::new(false));
     let load = {
         let (stop, folder) = (Arc::clone(&stop), mounted.path().to_path_buf());
@@ -301,6 +304,8 @@ fn snapshot_of_a_filesystem(kind: &str, make: &[&str], check: &[&str], read_only
     stop.store(true, Ordering::Relaxed);
     let written = load.join().expect("the load does not panic")?;
     ensure!(written > 8, "the filesystem was under load: {written} files");
+    std::fs::write(mounted.path().join("after"), "written when the snapshot was there")?;
+    settle()?;
     see_before(&server, "copy", kind, if kind == "xfs" { "nouuid" } else { "rw" }, Some(check))?;
     see_before(&server, "files@busy", kind, read_only, None)?;
     mounted.leave()?;
@@ -309,7 +314,8 @@ fn snapshot_of_a_filesystem(kind: &str, make: &[&str], check: &[&str], read_only
     server.stop()
 }
 
-/// Mounts an export, finds the file that was there before the snapshot, and checks the filesystem.
+/// Mounts an export, finds the file that was there before the snapshot and not the one that came after, and checks the
+/// filesystem.
 fn see_before(server: &Server, export: &str, kind: &str, options: &str, check: Option<&[&str]>) -> Result<()> {
     let folder = server.folder().join(export.replace('@', "-at-"));
     std::fs::create_dir_all(&folder)?;
@@ -317,6 +323,7 @@ fn see_before(server: &Server, export: &str, kind: &str, options: &str, check: O
     let mounted = Mounted::with(&attached, kind, options)?;
     let found = std::fs::read(mounted.path().join("before"))?;
     ensure!(found == noise(1, 8 * MIB as usize), "{export} holds another file than was synced before the snapshot");
+    ensure!(!mounted.path().join("after").exists(), "{export} holds a file that was made after the snapshot");
     mounted.leave()?;
     if let Some(check) = check {
         run(check[0], &[&check[1..], &[attached.device()]].concat())?;
@@ -338,6 +345,7 @@ fn qemu_img_converts_a_snapshot_that_is_compared_with_its_volume() -> Result<()>
     run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &server.uri("image@s"), &copy])?;
     run("qemu-img", &["compare", "-f", "raw", "-F", "qcow2", &server.uri("image"), &copy])?;
     session.write(MIB, &noise(2, 4096), 0)?;
+    session.flush()?;
     run("qemu-img", &["compare", "-f", "raw", "-F", "qcow2", &server.uri("image@s"), &copy])?;
     session.leave()?;
     server.stop()
@@ -366,7 +374,10 @@ fn what_is_not_allowed_is_refused_in_words() -> Result<()> {
         ensure!(said.contains(expected), "{arguments:?} was refused without {expected:?}: {said}");
     }
     let mut reader = server.session("v@a")?;
-    ensure!(reader.write(0, &noise(1, 4096), 0)? != 0, "a snapshot takes no writes");
+    ensure!(reader.flags() & 2 != 0, "a snapshot is not shown as read-only: {:#x}", reader.flags());
+    for error in [reader.write(0, &noise(1, 4096), 0)?, reader.trim(0, 4096)?, reader.zero(0, 4096, 0)?] {
+        ensure!(error == e2e::client::error::PERM, "a write to a snapshot was answered with error {error}");
+    }
     let said = server.acre_refused(&["snapshot", "delete", "v@a"])?;
     ensure!(said.contains("reading") && said.contains("force"), "{said}");
     reader.leave()?;
