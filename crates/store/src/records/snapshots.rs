@@ -1,6 +1,6 @@
 //! The records of snapshots: what there is, who holds how much, and when more are taken.
 
-use super::{Record, read_name};
+use super::{Record, read_cluster, read_name};
 use crate::StoreError;
 use crate::codec::{Reader, Writer};
 use model::{BranchId, ClusterId, Generation, VOLUME_BYTES_MAX, VolumeId};
