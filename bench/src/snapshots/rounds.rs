@@ -22,6 +22,8 @@ const BLOCK: u64 = 4 << 10;
 const REGION: u64 = 64 << 10;
 /// The disk has room for so many times the volume beside it: the series alone takes three.
 const ROOM: u64 = 6;
+/// And an image behind its end, if it is no overlay.
+const BASE_ROOM: u64 = 4;
 
 /// The part of the volume for one depth: where it begins, how long it is.
 fn part(span: u64, depth: u32) -> (u64, u64) {
@@ -113,7 +115,7 @@ impl Rounds<'_> {
             self.ours.fill(self.plan(), "bench", span)?;
         }
         if let Some(qcow2) = &self.qcow2 {
-            qcow2.fill(self.plan(), BASE)?;
+            qcow2.fill(self.plan(), BASE, BASE_ROOM * span)?;
         }
         let seconds = Amount::Seconds(self.plan().seconds);
         for (name, depth) in REWRITE {
@@ -171,7 +173,7 @@ impl Rounds<'_> {
     fn fragmented_overlays(&mut self, half: &Job, range: (u64, u64), seconds: Amount) -> Result<()> {
         for (target, image, extended) in OVERLAYS {
             let Some(qcow2) = &self.qcow2 else { return Ok(()) };
-            qcow2.overlay(BASE, image, extended)?;
+            qcow2.overlay(BASE, image, extended, self.wanted.plan.span_bytes)?;
             qcow2.measure(&self.wanted.plan, image, half)?;
             for (name, depth) in READ_FRAGMENTED {
                 self.theirs(name, target, image, &job("randread", depth, range, seconds))?;
@@ -187,7 +189,7 @@ impl Rounds<'_> {
         for (target, image, extended) in OVERLAYS {
             let Some(qcow2) = &self.qcow2 else { return Ok(()) };
             if fresh {
-                qcow2.overlay(BASE, image, extended)?;
+                qcow2.overlay(BASE, image, extended, self.wanted.plan.span_bytes / 2)?;
             }
             self.theirs(name, target, image, job)?;
         }

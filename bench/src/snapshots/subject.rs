@@ -92,21 +92,30 @@ impl Qcow2 {
         Ok(Self { folder })
     }
 
-    /// Makes an image and writes all of it.
-    pub(crate) fn fill(&self, plan: &Plan, image: &str) -> Result<()> {
+    /// Makes an image, writes all of it, and has room for so many bytes more.
+    pub(crate) fn fill(&self, plan: &Plan, image: &str, room_bytes: u64) -> Result<()> {
         let file = self.folder.join(image);
+        if file.exists() {
+            std::fs::remove_file(&file)?;
+        }
         create_qcow2(&file, plan.span_bytes)?;
-        self.served(plan, image, |_, to| fio::fill(plan, to))
+        self.served(plan, image, |_, to| fio::fill(plan, to))?;
+        lengthen(&file, room_bytes)
     }
 
-    /// Makes an image that begins as `base` is.
-    pub(crate) fn overlay(&self, base: &str, image: &str, extended_l2: bool) -> Result<()> {
+    /// Makes an image that begins as `base` is, with room for so many bytes.
+    pub(crate) fn overlay(&self, base: &str, image: &str, extended_l2: bool, room_bytes: u64) -> Result<()> {
+        let file = self.folder.join(image);
+        if file.exists() {
+            std::fs::remove_file(&file)?;
+        }
         let mut command = Command::new(find("qemu-img").context("qemu-img is missing (qemu-utils)")?);
         command.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base]);
         if extended_l2 {
             command.args(["-o", "extended_l2=on"]);
         }
-        run(command.arg(image).current_dir(&self.folder)).map(drop)
+        run(command.arg(image).current_dir(&self.folder))?;
+        lengthen(&file, room_bytes)
     }
 
     /// Takes an internal snapshot and gives how long that took.
@@ -133,6 +142,16 @@ impl Qcow2 {
         let server = Server::start(&mut command, &socket, &self.folder.join("server.log"))?;
         act(&server, &Destination::Nbd(format!("nbd+unix:///bench?socket={}", socket.display())))
     }
+}
+
+/// Writes so many bytes behind an image's end, where its next clusters will be: a file system takes several times as long
+/// over the first write to a place, and that is not what is compared.
+fn lengthen(file: &Path, bytes: u64) -> Result<()> {
+    let end = std::fs::metadata(file)?.len().div_ceil(1 << 20);
+    let mut command = Command::new("dd");
+    command.args(["if=/dev/zero", "bs=1M", "conv=notrunc,fsync", "oflag=direct", "status=none"]);
+    command.arg(format!("of={}", file.display())).arg(format!("seek={end}")).arg(format!("count={}", bytes >> 20));
+    run(&mut command).map(drop)
 }
 
 fn observed(plan: &Plan, server: &Server, job: &Job, to: &Destination) -> Result<Figures> {
