@@ -84,7 +84,9 @@ impl Controller {
                 return None;
             }
             let granted: Vec<UnitRun> = parts.into_iter().map(|(part, _)| part).collect();
-            let never_taken = RunSet::from_disjoint(&granted)?.without(&commit.takes);
+            // (Only what of the takes lies in it: a commit may have thousands of both.)
+            let taken: Vec<UnitRun> = takes.overlapping(drop.run).collect();
+            let never_taken = RunSet::from_disjoint(&granted)?.without(&taken);
             untaken.extend(never_taken.merged());
             never_taken.outside(drop.run, |run| {
                 *buckets.entry(branch.bucket(drop.born)).or_default() += u64::from(run.count);
