@@ -133,7 +133,7 @@ impl Controller {
         }
         let held = RunSet::of(kept.iter().flat_map(|run| table::units_of(run, size)));
         let mut drops: Vec<(Generation, UnitRun)> = Vec::new();
-        for (born, run) in runs.iter().flat_map(|run| places_of(run, size)) {
+        for (born, run) in runs.iter().flat_map(|run| table::places_of(run, size)) {
             held.outside(run, |part| drops.push((born, part)));
         }
         let count = drops.len();
@@ -182,21 +182,6 @@ impl Controller {
             self.retry_attaches();
         }
     }
-}
-
-/// What a run maps: for each layer with a place, when it was allocated and its units.
-pub(crate) fn places_of(run: &EntryRun, size: RegionSize) -> impl Iterator<Item = (Generation, UnitRun)> + '_ {
-    let layers = match &run.entry {
-        MapEntry::Layers(layers) => layers.as_slice(),
-        MapEntry::Invalid | MapEntry::Error | MapEntry::Zero => &[],
-    };
-    let count = u32::from(run.count) * size.units();
-    layers.iter().filter_map(move |layer| match layer.place {
-        Place::Zero => None,
-        Place::Region(region) => {
-            Some((layer.born, UnitRun { logical_disk: region.logical_disk, start: region.unit, count }))
-        }
-    })
 }
 
 /// What stays of a page when its volume ends at `size_bytes`: nothing from there on, to the block.

@@ -7,7 +7,7 @@ use crate::branches::LIVE;
 use crate::engine::{After, Controller};
 use crate::event::Scan;
 use crate::fetch::{ScanPurpose, whole_pages};
-use crate::jobs::{JOB_RUNS, JOB_SCAN_LIMIT, JOB_SCAN_LIMIT_MAX, JOB_SCAN_LIMIT_SPARSE, places_of};
+use crate::jobs::{JOB_RUNS, JOB_SCAN_LIMIT, JOB_SCAN_LIMIT_MAX, JOB_SCAN_LIMIT_SPARSE};
 use crate::planted::Bug;
 use crate::runs::RunSet;
 use model::{BranchId, EntryRun, Generation, PageIndex, RegionSize, UnitRun, VolumeId};
@@ -131,7 +131,7 @@ fn purge_page(
 
 /// The units of places born after `older`.
 fn units_of(runs: &[EntryRun], size: RegionSize, older: Generation) -> impl Iterator<Item = UnitRun> + '_ {
-    let places = runs.iter().flat_map(move |run| places_of(run, size));
+    let places = runs.iter().flat_map(move |run| table::places_of(run, size));
     places.filter(move |(born, _)| *born > older).map(|(_, run)| run)
 }
 

@@ -278,8 +278,8 @@ pub fn without_zeroes(mut runs: Vec<EntryRun>) -> Vec<EntryRun> {
     runs
 }
 
-/// The units a run maps: for each layer with a place, one contiguous run of them.
-pub fn units_of(run: &EntryRun, size: RegionSize) -> impl Iterator<Item = UnitRun> + '_ {
+/// What a run maps: for each layer with a place, when that was allocated, and its units, one contiguous run of them.
+pub fn places_of(run: &EntryRun, size: RegionSize) -> impl Iterator<Item = (Generation, UnitRun)> + '_ {
     let layers = match &run.entry {
         MapEntry::Layers(layers) => layers.as_slice(),
         MapEntry::Invalid | MapEntry::Error | MapEntry::Zero => &[],
@@ -287,8 +287,15 @@ pub fn units_of(run: &EntryRun, size: RegionSize) -> impl Iterator<Item = UnitRu
     let count = u32::from(run.count) * size.units();
     layers.iter().filter_map(move |layer| match layer.place {
         Place::Zero => None,
-        Place::Region(region) => Some(UnitRun { logical_disk: region.logical_disk, start: region.unit, count }),
+        Place::Region(region) => {
+            Some((layer.born, UnitRun { logical_disk: region.logical_disk, start: region.unit, count }))
+        }
     })
+}
+
+/// The units a run maps: for each layer with a place, one contiguous run of them.
+pub fn units_of(run: &EntryRun, size: RegionSize) -> impl Iterator<Item = UnitRun> + '_ {
+    places_of(run, size).map(|(_, units)| units)
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 
 use super::owners::{BranchAudit, Counted, Seen};
 use super::units::UnitMap;
-use crate::jobs::places_of;
 use api::{AuditFinding, AuditReport, FindingKind};
 use model::{
     BranchId, DiskId, Epoch, Generation, LogicalDiskId, LogicalDiskLayout, PageIndex, UNIT_BYTES, UnitIndex, UnitRun,
@@ -18,6 +17,7 @@ use store::records::{
     BranchRecord, DiskRecord, GrantRecord, JobRecord, Record, SessionRecord, SnapshotRecord, UnitCount, VolumeProgress,
     VolumeRecord,
 };
+use store::table::places_of;
 use store::{Key, KeyRange, StoreError, StoreView, codec, table};
 
 /// Owners are named for the first so many findings.

@@ -6,12 +6,12 @@
 use super::view::{chain, page_of};
 use crate::branches::{Chain, LIVE};
 use crate::fetch::fold_pairs;
-use crate::jobs::places_of;
 use api::FindingKind;
 use model::{BranchId, EntryRun, Generation, LogicalDiskId, PageIndex, RegionSize, UnitIndex, UnitRun};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use store::records::BranchRecord;
+use store::table::places_of;
 use store::{Key, KeyRange, StoreError, StoreView};
 
 type Usage = BTreeMap<(Generation, Generation), u64>;
