@@ -16,7 +16,7 @@ pub mod time;
 
 pub use address::{BlockRange, ByteRange, DiskRegion, PageIndex, RegionIndex, RegionSize, UnitIndex, UnitRun};
 pub use bitmap::BlockBitmap;
-pub use buffer::{BufferPool, IoBuffer};
+pub use buffer::{BufferPool, IoBuffer, Slab};
 pub use entry::{EntryRun, Layer, LayerStack, MapEntry, Place};
 pub use error::IoError;
 pub use ids::{BranchId, ClusterId, DiskId, Epoch, Generation, LogicalDiskId, PoolId, Term, VolumeId};

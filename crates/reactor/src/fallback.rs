@@ -157,7 +157,7 @@ impl Waiting {
                     return None;
                 }
             }
-            Operation::Send { socket, batch } => {
+            Operation::Send { socket, batch, .. } => {
                 let way = socket.send_way();
                 if !way.is_socket && !ready {
                     return None;

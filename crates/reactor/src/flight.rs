@@ -1,6 +1,7 @@
 //! One operation in flight in the ring: what the kernel may be touching, and how far it has come.
 
 use crate::operation::{self, Operation, Payload};
+use crate::registered::{FileWay, Registered};
 use crate::socket::Way;
 use crate::{Socket, system};
 use io_uring::squeue::Entry;
@@ -14,6 +15,24 @@ const RETRIES_MAX: u32 = 1000;
 const SLICES_MAX: usize = 1024;
 /// Not to try a receive before there is something (IORING_RECVSEND_POLL_FIRST).
 const POLL_FIRST: u16 = 1;
+/// A quiet send of at most so many bytes is first tried without waiting: a socket nearly always has room for it.
+const PROMPT_BYTES_MAX: usize = 64 << 10;
+
+/// Builds an entry on a file by its place among the registered ones, or by its descriptor.
+macro_rules! on_file {
+    ($way:expr, |$fd:ident| $entry:expr) => {
+        match $way {
+            FileWay::Registered(place) => {
+                let $fd = types::Fixed(place);
+                $entry
+            }
+            FileWay::Descriptor(descriptor) => {
+                let $fd = types::Fd(descriptor);
+                $entry
+            }
+        }
+    };
+}
 
 /// An operation in flight. It lies in a slab's slot and does not move until it has completed, since the kernel holds
 /// pointers to the message header and, through it, to the list of slices.
@@ -76,12 +95,22 @@ impl Flight {
         self.operation.take().expect("an operation ends once").into_payload()
     }
 
+    /// Whether its next entry completes while it is being handed over, in whatever way, and nobody waits for that: a quiet
+    /// send's first attempt, which does not wait for room.
+    pub(crate) fn is_prompt(&self) -> bool {
+        let first = self.progress == 0 && self.retries == 0;
+        let Some(Operation::Send { socket, quiet: true, .. }) = &self.operation else { return false };
+        let bytes = || self.slices.iter().map(|slice| slice.iov_len).sum::<usize>();
+        first && socket.send_way().is_socket && self.slices.len() <= SLICES_MAX && bytes() <= PROMPT_BYTES_MAX
+    }
+
     /// The submission for what is left to do. The kernel may use what it points to until its completion, as long as
     /// this flight stays where it is and is neither ended nor begun anew.
     ///
-    /// `poll_first`: the kernel knows receives that begin by waiting.
-    pub(crate) fn entry(&mut self, poll_first: bool) -> Entry {
+    /// `poll_first`: the kernel knows receives that begin by waiting. `registered`: what it was told of beforehand.
+    pub(crate) fn entry(&mut self, poll_first: bool, registered: &Registered) -> Entry {
         let done = self.progress;
+        let prompt = self.is_prompt();
         match self.operation.as_mut().expect("an operation in flight") {
             Operation::Accept { listener } => {
                 let (address, length) = (std::ptr::null_mut(), std::ptr::null_mut());
@@ -101,20 +130,27 @@ impl Flight {
             Operation::Send { socket, .. } => {
                 let slices = &self.slices[self.slices_sent..];
                 let slices = &slices[..slices.len().min(SLICES_MAX)];
-                send_entry(socket.send_way(), slices, &mut self.header)
+                send_entry(socket.send_way(), slices, &mut self.header, prompt)
             }
             Operation::Read { file, buffer, start, length, offset } => {
+                let slab = registered.slab_of(buffer);
                 let into = &mut buffer.bytes_mut()[*start + done..*start + *length];
                 let (pointer, length) = (into.as_mut_ptr(), transfer_bytes(into.len()));
                 let offset = *offset + done as u64;
-                opcode::Read::new(types::Fd(file.descriptor()), pointer, length).offset(offset).build()
+                on_file!(registered.way_of(file), |fd| match slab {
+                    Some(slab) => opcode::ReadFixed::new(fd, pointer, length, slab).offset(offset).build(),
+                    None => opcode::Read::new(fd, pointer, length).offset(offset).build(),
+                })
             }
             Operation::Write { file, buffer, start, length, offset } => {
+                let slab = registered.slab_of(buffer);
                 let from = &buffer.bytes()[*start + done..*start + *length];
+                let (pointer, length) = (from.as_ptr(), transfer_bytes(from.len()));
                 let offset = *offset + done as u64;
-                opcode::Write::new(types::Fd(file.descriptor()), from.as_ptr(), transfer_bytes(from.len()))
-                    .offset(offset)
-                    .build()
+                on_file!(registered.way_of(file), |fd| match slab {
+                    Some(slab) => opcode::WriteFixed::new(fd, pointer, length, slab).offset(offset).build(),
+                    None => opcode::Write::new(fd, pointer, length).offset(offset).build(),
+                })
             }
             Operation::DataSync { file } => {
                 opcode::Fsync::new(types::Fd(file.descriptor())).flags(types::FsyncFlags::DATASYNC).build()
@@ -221,7 +257,7 @@ impl Flight {
     }
 }
 
-fn send_entry(way: Way, slices: &[libc::iovec], header: &mut libc::msghdr) -> Entry {
+fn send_entry(way: Way, slices: &[libc::iovec], header: &mut libc::msghdr, prompt: bool) -> Entry {
     if !way.is_socket {
         return opcode::Writev::new(types::Fd(way.descriptor), slices.as_ptr(), slices.len() as u32)
             .offset(u64::MAX)
@@ -230,7 +266,8 @@ fn send_entry(way: Way, slices: &[libc::iovec], header: &mut libc::msghdr) -> En
     header.msg_iov = slices.as_ptr().cast_mut();
     header.msg_iovlen = slices.len();
     // To wait for all of it spares rounds: the kernel itself goes on when the peer has made room.
-    let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
+    let whether_to_wait = if prompt { libc::MSG_DONTWAIT } else { libc::MSG_WAITALL };
+    let flags = (libc::MSG_NOSIGNAL | whether_to_wait) as u32;
     opcode::SendMsg::new(types::Fd(way.descriptor), header).flags(flags).build()
 }
 

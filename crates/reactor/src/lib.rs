@@ -10,6 +10,7 @@ mod file;
 mod flight;
 mod listener;
 mod operation;
+mod registered;
 mod slab;
 mod socket;
 mod system;
@@ -22,6 +23,7 @@ pub use operation::{Completion, Gather, Operation, Payload};
 pub use socket::Socket;
 pub use waker::Waker;
 
+use model::Slab;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
@@ -143,6 +145,42 @@ impl Reactor {
         match &mut self.driver {
             Driver::Uring(uring) => uring.submit(token, operation),
             Driver::Fallback(fallback) => fallback.submit(token, operation),
+        }
+    }
+
+    /// Tells the kernel of a slab, so that reads and writes of buffers cut from it cost less. Where that cannot be done
+    /// (an old kernel, a limit on locked memory), they go on as before.
+    ///
+    /// # Errors
+    /// Why it cannot be done.
+    pub fn register(&mut self, slab: Slab) -> io::Result<()> {
+        match &mut self.driver {
+            Driver::Uring(uring) => uring.register(slab),
+            Driver::Fallback(_) => Ok(()),
+        }
+    }
+
+    /// Tells the kernel of a file, so that operations on it cost less. To be taken back by [`Reactor::forget`] before the
+    /// last clone is dropped: until then the reactor takes operations on its descriptor for operations on this file, and
+    /// the kernel keeps it open.
+    ///
+    /// # Errors
+    /// Why it cannot be done; operations go on as before.
+    pub fn adopt(&mut self, file: &File) -> io::Result<()> {
+        match &mut self.driver {
+            Driver::Uring(uring) => uring.adopt(file),
+            Driver::Fallback(_) => Ok(()),
+        }
+    }
+
+    /// Takes [`Reactor::adopt`] back. Operations in flight on the file end as they would have.
+    ///
+    /// # Errors
+    /// When the kernel refuses, which leaves the file open until the reactor is dropped.
+    pub fn forget(&mut self, file: &File) -> io::Result<()> {
+        match &mut self.driver {
+            Driver::Uring(uring) => uring.forget(file),
+            Driver::Fallback(_) => Ok(()),
         }
     }
 

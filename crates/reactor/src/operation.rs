@@ -48,6 +48,9 @@ pub enum Operation {
         socket: Socket,
         /// What to send.
         batch: Box<dyn Gather>,
+        /// Its completion need not end a wait: it is given with the next one, or when the wait's time is over. For whoever
+        /// has nothing to do about it but take note; it spares a return from the kernel for each send.
+        quiet: bool,
     },
     /// Reads `length` bytes at `offset` of the file into `buffer[start..]`: all of them, or it fails (with
     /// [`io::ErrorKind::UnexpectedEof`] where the file is shorter).

@@ -2,8 +2,9 @@
 
 use crate::flight::{Flight, Verdict};
 use crate::operation::{Completion, Operation, Payload};
+use crate::registered::Registered;
 use crate::slab::Slab;
-use crate::{ReactorError, Waker};
+use crate::{File, ReactorError, Waker};
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, Probe, cqueue, opcode, types};
 use std::collections::VecDeque;
@@ -34,6 +35,11 @@ pub(crate) struct Uring {
     waker: Waker,
     /// The kernel knows receives that begin by waiting.
     poll_first: bool,
+    registered: Registered,
+    /// Entries handed to the ring since it was last looked at whose completion comes with their handing over, and for which
+    /// alone nobody wants to return from a wait. May be less than there are, never more: a wait must not be for what does
+    /// not come.
+    prompt: usize,
 }
 
 impl Uring {
@@ -48,6 +54,8 @@ impl Uring {
             reaped: Vec::new(),
             waker,
             poll_first,
+            registered: Registered::default(),
+            prompt: 0,
         };
         uring.watch_alarm();
         uring.try_out().map_err(|error| ReactorError::NoUring(error.to_string()))?;
@@ -65,8 +73,24 @@ impl Uring {
         }
         let (id, flight) = self.flights.take();
         flight.begin(token, operation);
-        let entry = flight.entry(self.poll_first).user_data(id);
+        let prompt = flight.is_prompt();
+        let entry = flight.entry(self.poll_first, &self.registered).user_data(id);
         self.push(entry);
+        self.prompt += usize::from(prompt);
+    }
+
+    /// Makes a slab's memory known to the kernel.
+    pub(crate) fn register(&mut self, slab: model::Slab) -> io::Result<()> {
+        self.registered.add_slab(&self.ring.submitter(), slab)
+    }
+
+    /// Makes a file known to the kernel until [`Uring::forget`].
+    pub(crate) fn adopt(&mut self, file: &File) -> io::Result<()> {
+        self.registered.add_file(&self.ring.submitter(), file)
+    }
+
+    pub(crate) fn forget(&mut self, file: &File) -> io::Result<()> {
+        self.registered.remove_file(&self.ring.submitter(), file)
     }
 
     pub(crate) fn cancel(&mut self, token: u64) {
@@ -98,15 +122,17 @@ impl Uring {
         }
     }
 
-    /// One system call: hands over what is queued and, if it may sleep, waits for one completion.
+    /// One system call: hands over what is queued and, if it may sleep, waits for one completion beyond those that come
+    /// with the handing over.
     fn enter(&mut self, may_sleep: bool, timeout: Option<Duration>) -> io::Result<()> {
         let submitter = self.ring.submitter();
+        let wanted = self.prompt + 1;
         let entered = match (may_sleep, timeout) {
             (false, _) => submitter.submit(),
-            (true, None) => submitter.submit_and_wait(1),
+            (true, None) => submitter.submit_and_wait(wanted),
             (true, Some(timeout)) => {
                 let timeout = types::Timespec::from(timeout);
-                submitter.submit_with_args(1, &types::SubmitArgs::new().timespec(&timeout))
+                submitter.submit_with_args(wanted, &types::SubmitArgs::new().timespec(&timeout))
             }
         };
         entered.map(|_| ())
@@ -150,6 +176,7 @@ impl Uring {
     fn reap(&mut self) {
         let mut reaped = std::mem::take(&mut self.reaped);
         reaped.extend(self.ring.completion());
+        self.prompt = 0;
         for entry in reaped.drain(..) {
             match entry.user_data() {
                 CANCEL => {}
@@ -167,7 +194,7 @@ impl Uring {
         let (verdict, socket) = unsafe { flight.advance(result) };
         match verdict {
             Verdict::Again => {
-                let entry = flight.entry(self.poll_first).user_data(id);
+                let entry = flight.entry(self.poll_first, &self.registered).user_data(id);
                 self.push(entry);
             }
             Verdict::Done(result) => {

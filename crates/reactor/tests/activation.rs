@@ -44,7 +44,7 @@ fn serve() {
     reactor.submit(1, Operation::Accept { listener: listeners[0].clone() });
     let Payload::Socket(socket) = next(&mut reactor).payload else { panic!("no connection") };
     let batch = Box::new(b"welcome".to_vec());
-    reactor.submit(2, Operation::Send { socket: socket.clone(), batch });
+    reactor.submit(2, Operation::Send { socket: socket.clone(), batch, quiet: false });
     assert_eq!(next(&mut reactor).result.unwrap(), 7);
     socket.shutdown();
     reactor.submit(3, Operation::Receive { socket, buffer: IoBuffer::zeroed(4096), start: 0, end: 4096 });

@@ -17,13 +17,15 @@ use node::{DiskIoId, Node};
 use reactor::{Completion, File, Listener, Operation, Payload, Reactor, Socket};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 use wire::{AgentId, AgentMessage, ControllerMessage, NodeCommand, NodeId};
 
-/// Unused buffers kept by one thread, in bytes.
-const BUFFERS_HELD_BYTES: usize = 64 << 20;
+/// The slabs that one thread's buffers are cut from: 64 MiB at most.
+const SLABS_MAX: u16 = 32;
+/// Unused buffers beside them kept by one thread, in bytes.
+const BUFFERS_HELD_BYTES: usize = 32 << 20;
 /// How long hosts are given to hear their last replies.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// How long the agent is given to commit and detach.
@@ -118,7 +120,7 @@ impl DataThread {
             reactor,
             agent: Agent::new(settings.agent),
             node: Node::new(settings.cluster),
-            buffers: BufferPool::new(BUFFERS_HELD_BYTES),
+            buffers: BufferPool::with_slabs(BUFFERS_HELD_BYTES, SLABS_MAX),
             hosts: Hosts::default(),
             listeners: Vec::new(),
             now: Time::default(),
@@ -150,8 +152,21 @@ impl DataThread {
             }
             self.timers();
             self.settle();
+            self.register_slabs();
         }
         Ok(())
+    }
+
+    /// Makes what was begun of the buffers' memory known to the kernel.
+    fn register_slabs(&mut self) {
+        while let Some(slab) = self.buffers.next_slab() {
+            if let Err(error) = self.reactor.register(slab) {
+                static ANNOUNCED: Once = Once::new();
+                ANNOUNCED.call_once(|| {
+                    tracing::info!("buffers cannot be registered with the kernel ({error}): I/O costs a little more");
+                });
+            }
+        }
     }
 
     fn clock(&self) -> Time {
@@ -259,10 +274,17 @@ impl DataThread {
                 self.pump();
             }
             DataMessage::Disk(disk, file) => {
-                self.files.insert(disk, file);
+                if let Err(error) = self.reactor.adopt(&file) {
+                    tracing::debug!(%disk, "the file cannot be registered with the kernel: {error}");
+                }
+                if let Some(former) = self.files.insert(disk, file) {
+                    self.forget(disk, &former);
+                }
             }
             DataMessage::DiskReleased(disk) => {
-                self.files.remove(&disk);
+                if let Some(file) = self.files.remove(&disk) {
+                    self.forget(disk, &file);
+                }
             }
             DataMessage::DiskFailed(disk) => {
                 self.node.step(self.now, node::Event::DiskFailed(disk), &mut self.node_effects);
@@ -289,6 +311,12 @@ impl DataThread {
                 let _ = reply.send(report);
             }
             DataMessage::Shutdown => self.shut_down(),
+        }
+    }
+
+    fn forget(&mut self, disk: DiskId, file: &File) {
+        if let Err(error) = self.reactor.forget(file) {
+            tracing::warn!(%disk, "the kernel keeps the disk open until this process ends: {error}");
         }
     }
 
@@ -410,7 +438,7 @@ impl DataThread {
             self.pump();
             self.hosts.ready(index);
         }
-        for index in self.hosts.take_ready() {
+        while let Some(index) = self.hosts.next_ready() {
             self.exchange(index, RECEIVE | u64::from(index), SEND | u64::from(index));
         }
     }

@@ -73,8 +73,8 @@ impl Hosts {
         }
     }
 
-    pub(crate) fn take_ready(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.ready)
+    pub(crate) fn next_ready(&mut self) -> Option<u32> {
+        self.ready.pop()
     }
 
     fn find(&self, id: HostId) -> Option<u32> {
@@ -278,7 +278,12 @@ impl DataThread {
                 }
                 host.export = Export::Open { volume: id, slot: volume.slot };
                 tracing::debug!(peer = %host.peer, "opened");
+                let deadline = host.connection.deadline();
                 host.connection.export_opened(Ok(info));
+                // A deadline that is past its use would still be a timer to set at each wait.
+                if let Some(at) = deadline.filter(|_| host.connection.deadline().is_none()) {
+                    self.handshakes.remove(&(at, index));
+                }
             }
             Err(error) => {
                 host.export = Export::None;
@@ -325,6 +330,7 @@ impl DataThread {
     pub(crate) fn exchange(&mut self, index: u32, receive: u64, send: u64) {
         let Some(host) = self.hosts.get_mut(index) else { return };
         if !host.sending {
+            let mut batch_is_all = false;
             let batch: Option<Box<dyn reactor::Gather>> = match &mut host.tls {
                 Some(tls) => {
                     let mut plaintext = Vec::new();
@@ -342,12 +348,17 @@ impl DataThread {
                         }
                     }
                 }
-                None => host.connection.take_output(SLICES_MAX).map(|batch| Box::new(SendBatch(batch)) as _),
+                None => host.connection.take_output(SLICES_MAX).map(|batch| {
+                    batch_is_all = batch.slices().map(<[u8]>::len).sum::<usize>() == batch.len();
+                    Box::new(SendBatch(batch)) as _
+                }),
             };
             if let Some(batch) = batch {
                 host.sending = true;
                 let socket = host.socket.clone();
-                self.reactor.submit(send, Operation::Send { socket, batch });
+                // Where nothing waits for the end of this send, it ends no wait.
+                let quiet = batch_is_all && !host.closing && !host.connection.waits_for_sending();
+                self.reactor.submit(send, Operation::Send { socket, batch, quiet });
             }
         }
         let moving = matches!(host.export, Export::Moving { .. });

@@ -170,6 +170,13 @@ impl Connection {
         self.slots.count() == 0 && self.output.is_empty()
     }
 
+    /// Whether something waits for bytes on their way to be sent: requests that are held back, or the connection's end.
+    /// Else nothing but their memory does, which the next round may see to.
+    #[must_use]
+    pub fn waits_for_sending(&self) -> bool {
+        self.held_back || self.shutting_down || !matches!(self.phase, Phase::Transmission)
+    }
+
     /// How many bytes wait to be sent, those in flight among them.
     #[must_use]
     pub fn output_bytes(&self) -> usize {

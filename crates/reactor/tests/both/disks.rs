@@ -1,7 +1,7 @@
 //! Files: what is written is read, and every failure is told.
 
 use crate::{completion, completions, on_both_backends, patterned};
-use model::IoBuffer;
+use model::{BufferPool, IoBuffer};
 use reactor::{File, OpenOptions, Operation, Payload, Reactor};
 use std::io;
 use std::path::Path;
@@ -62,6 +62,84 @@ fn a_part_of_a_buffer_is_read_and_written_and_the_rest_left_alone() {
         let buffer = completion(&mut reactor).payload.into_buffer().unwrap();
         assert!(buffer.bytes()[8192..12288] == patterned(16 << 10, 4).bytes()[8192..12288]);
         assert!(buffer.bytes()[..8192].iter().chain(&buffer.bytes()[12288..]).all(|byte| *byte == 0));
+    });
+}
+
+#[test]
+fn buffers_of_registered_slabs_and_adopted_files_do_what_others_do() {
+    on_both_backends(|mut reactor| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = file_in(&directory, DIRECT);
+        reactor.adopt(&file).unwrap();
+        let mut pool = BufferPool::with_slabs(0, 2);
+        // The second pool's slab is not registered, and has the number of one that is.
+        let mut foreign = BufferPool::with_slabs(0, 1);
+        let mut buffers: Vec<_> = [4096, 64 << 10, 1 << 20, 1 << 20, 4096].map(|bytes| pool.take(bytes)).into();
+        while let Some(slab) = pool.next_slab() {
+            reactor.register(slab).unwrap();
+        }
+        buffers.extend([foreign.take(64 << 10), IoBuffer::zeroed(8192)]);
+        assert_eq!(
+            buffers.iter().map(IoBuffer::slab).collect::<Vec<_>>()[2..],
+            [Some(0), Some(1), Some(0), Some(0), None]
+        );
+        let (mut offset, mut places) = (0, Vec::new());
+        for (index, mut buffer) in buffers.into_iter().enumerate() {
+            let length = buffer.len();
+            buffer.bytes_mut().copy_from_slice(patterned(length, index as u64).bytes());
+            write(&mut reactor, &file, index as u64, buffer, offset);
+            places.push((offset, length));
+            offset += length as u64;
+        }
+        let mut written = completions(&mut reactor, places.len());
+        assert!(
+            written.iter().zip(&places).all(|(done, (_, length))| *done.result.as_ref().unwrap() as usize == *length)
+        );
+        // Back into another buffer each: the next larger one has room for the smaller.
+        let mut buffers: Vec<_> = written.drain(..).map(|done| shared(done.payload)).collect();
+        for (index, (offset, length)) in places.iter().enumerate() {
+            let place = buffers.iter().rposition(|buffer| buffer.len() >= *length).unwrap();
+            let mut buffer = buffers.remove(place);
+            buffer.bytes_mut().fill(0xee);
+            let file = file.clone();
+            let (length, offset) = (*length, *offset);
+            reactor.submit(index as u64, Operation::Read { file, buffer, start: 0, length, offset });
+            let done = completion(&mut reactor);
+            assert_eq!(done.result.unwrap() as usize, length);
+            let buffer = done.payload.into_buffer().unwrap();
+            assert!(buffer.bytes()[..length] == *patterned(length, index as u64).bytes(), "piece {index}");
+            buffers.push(buffer);
+        }
+    });
+}
+
+/// The buffer of a write, once it is over.
+fn shared(payload: Payload) -> IoBuffer {
+    let Payload::Shared(buffer) = payload else { panic!("{payload:?}") };
+    Arc::try_unwrap(buffer).expect("nobody else holds it")
+}
+
+#[test]
+fn a_forgotten_file_is_closed_and_its_descriptor_serves_the_next_one() {
+    on_both_backends(|mut reactor| {
+        let directory = tempfile::tempdir().unwrap();
+        for round in 0..3 {
+            let path = directory.path().join(format!("disk-{round}"));
+            let exclusive = OpenOptions { exclusive: true, ..DIRECT };
+            let file = File::open(&path, exclusive).unwrap();
+            reactor.adopt(&file).unwrap();
+            write(&mut reactor, &file, 1, patterned(4096, round), 0);
+            completion(&mut reactor).result.unwrap();
+            assert!(File::open(&path, exclusive).is_err(), "it is held");
+            reactor.forget(&file).unwrap();
+            // Forgotten it still works.
+            read(&mut reactor, &file, 2, 4096, 0);
+            let buffer = completion(&mut reactor).payload.into_buffer().unwrap();
+            assert!(buffer.bytes() == patterned(4096, round).bytes());
+            drop(file);
+            let again = File::open(&path, exclusive).expect("nobody holds it any more");
+            assert_eq!(again.size_bytes().unwrap(), 4096);
+        }
     });
 }
 

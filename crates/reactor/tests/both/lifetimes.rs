@@ -101,7 +101,7 @@ fn a_reactor_dropped_with_operations_in_flight_ends_them_and_frees_what_they_hel
         }
         let dropped = Arc::new(AtomicBool::new(false));
         let batch = Box::new(Watched(vec![7; 16 << 20], Arc::clone(&dropped)));
-        reactor.submit(1000, Operation::Send { socket: theirs.clone(), batch });
+        reactor.submit(1000, Operation::Send { socket: theirs.clone(), batch, quiet: false });
         reactor.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
         assert!(!dropped.load(SeqCst));
         drop(reactor);

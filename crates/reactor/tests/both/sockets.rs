@@ -2,12 +2,13 @@
 
 use crate::{PATIENCE, completion, completions, on_both_backends, patterned};
 use model::IoBuffer;
-use reactor::{Completion, Gather, Listener, Operation, Payload, Reactor, Socket};
+use reactor::{Backend, Completion, Gather, Listener, Operation, Payload, Reactor, ReactorConfig, Socket};
 use std::any::Any;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Headers and payloads in turn, as a server answers many requests at once.
 struct Replies {
@@ -44,7 +45,7 @@ fn receive(reactor: &mut Reactor, token: u64, socket: &Socket, buffer: IoBuffer)
 }
 
 fn send(reactor: &mut Reactor, token: u64, socket: &Socket, batch: impl Gather) {
-    reactor.submit(token, Operation::Send { socket: socket.clone(), batch: Box::new(batch) });
+    reactor.submit(token, Operation::Send { socket: socket.clone(), batch: Box::new(batch), quiet: false });
 }
 
 fn accept(reactor: &mut Reactor, listener: &Listener) -> Socket {
@@ -99,6 +100,101 @@ fn a_gathered_send_far_larger_than_the_socket_buffer_arrives_whole_and_in_order(
         assert!(got == expected);
         assert_eq!(sent.unwrap().headers.len(), 1500);
     });
+}
+
+#[test]
+fn quiet_sends_into_a_socket_that_fills_up_arrive_whole_and_complete_once_each() {
+    on_both_backends(|mut reactor| {
+        let (ours, theirs) = Socket::pair().unwrap();
+        // Of many sizes, so that the last one before the socket is full is cut in the middle.
+        let batches: Vec<Vec<u8>> =
+            (0..400).map(|index| patterned(4096, index).bytes()[..700 + index as usize].into()).collect();
+        let expected = batches.concat();
+        let (mut batches, mut sending, mut sent, mut got) = (batches.into_iter(), false, 0, Vec::new());
+        let (mut buffer, mut found) = (Some(IoBuffer::zeroed(4096)), Vec::new());
+        loop {
+            if !sending && let Some(batch) = batches.next() {
+                let batch = Box::new(batch);
+                reactor.submit(1, Operation::Send { socket: ours.clone(), batch, quiet: true });
+                sending = true;
+            }
+            // While a send goes on it does so alone: the socket fills up. Only then somebody reads.
+            reactor.wait(Some(Duration::from_millis(5)), &mut found).unwrap();
+            if found.is_empty() {
+                if got.len() == expected.len() && !sending {
+                    break;
+                }
+                let room = buffer.take().expect("one receive at a time");
+                receive(&mut reactor, 2, &theirs, room);
+                reactor.wait(Some(PATIENCE), &mut found).unwrap();
+            }
+            for done in found.drain(..) {
+                match (done.token, done.payload) {
+                    (1, Payload::Batch(batch)) => {
+                        let batch = (batch as Box<dyn Any>).downcast::<Vec<u8>>().expect("our own batch");
+                        assert_eq!(done.result.unwrap() as usize, batch.len());
+                        (sending, sent) = (false, sent + batch.len());
+                    }
+                    (2, payload) => {
+                        let back = payload.into_buffer().unwrap();
+                        got.extend_from_slice(&back.bytes()[..done.result.unwrap() as usize]);
+                        buffer = Some(back);
+                    }
+                    (token, payload) => panic!("{token} {payload:?}"),
+                }
+            }
+        }
+        assert_eq!(sent, expected.len());
+        assert!(got == expected);
+        assert_eq!(reactor.in_flight(), 0);
+    });
+}
+
+#[test]
+fn a_quiet_send_reaches_the_peer_at_once_and_fails_like_any_other() {
+    on_both_backends(|mut reactor| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let ours = Socket::adopt(ours.into()).unwrap();
+        reactor.submit(1, Operation::Send { socket: ours.clone(), batch: Box::new(vec![7; 100]), quiet: true });
+        let mut found = Vec::new();
+        reactor.wait(Some(Duration::from_millis(1)), &mut found).unwrap();
+        let mut got = [0; 100];
+        (&theirs).read_exact(&mut got).unwrap();
+        assert_eq!(got, [7; 100]);
+        if found.is_empty() {
+            found.push(completion(&mut reactor));
+        }
+        assert_eq!(found.remove(0).result.unwrap(), 100);
+        drop(theirs);
+        reactor.submit(2, Operation::Send { socket: ours, batch: Box::new(vec![7; 100]), quiet: true });
+        let mut found = Vec::new();
+        while found.is_empty() {
+            reactor.wait(Some(Duration::from_millis(1)), &mut found).unwrap();
+        }
+        assert_eq!(found[0].result.as_ref().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    });
+}
+
+#[test]
+fn a_wait_is_not_ended_by_a_quiet_send_but_by_what_comes_after_it() {
+    let Ok(mut reactor) = Reactor::new(ReactorConfig { queue_depth: 64, backend: Backend::Uring }) else { return };
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let ours = Socket::adopt(ours.into()).unwrap();
+    receive(&mut reactor, 1, &ours, IoBuffer::zeroed(4096));
+    reactor.submit(2, Operation::Send { socket: ours.clone(), batch: Box::new(vec![7; 100]), quiet: true });
+    let peer = std::thread::spawn(move || {
+        // Answers only what it was sent, a while later.
+        (&theirs).read_exact(&mut [0; 100]).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        (&theirs).write_all(b"pong").unwrap();
+        theirs
+    });
+    let mut found = Vec::new();
+    reactor.wait(Some(PATIENCE), &mut found).unwrap();
+    let mut tokens: Vec<_> = found.iter().map(|done| done.token).collect();
+    tokens.sort_unstable();
+    assert_eq!(tokens, [1, 2], "one wait for both");
+    drop(peer.join());
 }
 
 #[test]
