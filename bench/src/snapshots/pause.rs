@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::Plan;
 use crate::fio::{self, Amount, Job};
+use crate::plan::Plan;
 use crate::snapshots::rounds::middle;
 use crate::snapshots::subject::Ours;
 
