@@ -89,7 +89,7 @@ impl Default for Plan {
             rounds: 3,
             seconds: 2,
             span_bytes: 2 * GIB,
-            first_writes: 32 << 10,
+            first_writes: 24 << 10,
             cores: ("0".into(), "1".into()),
             threads: None,
             scale: QUICK,
@@ -115,7 +115,7 @@ impl Plan {
                 }
                 "--full" => {
                     (plan.preset, plan.rounds, plan.seconds, plan.scale) = ("full", 3, 2, FULL);
-                    (plan.span_bytes, plan.first_writes) = (4 * GIB, 64 << 10);
+                    (plan.span_bytes, plan.first_writes) = (4 * GIB, 32 << 10);
                 }
                 "--rounds" => plan.rounds = value()?.parse::<u32>()?.max(1),
                 "--seconds" => plan.seconds = value()?.parse::<u32>()?.max(1),

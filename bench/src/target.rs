@@ -57,7 +57,8 @@ impl Target {
         std::fs::create_dir_all(&folder)?;
         let mut target = Target { name, kind, folder, server: None };
         target.launch(plan)?;
-        if !matches!(kind, Kind::Disk | Kind::Null) {
+        // The others have a file that is written in full.
+        if matches!(kind, Kind::Qcow2 | Kind::Acre) {
             fio::fill(plan, &target.destination("bench"))?;
         }
         Ok(target)
@@ -202,7 +203,7 @@ impl Target {
         let socket = self.folder.join("empty.sock");
         create_qcow2(&file, EMPTY_BYTES)?;
         // Where its next clusters will be is written beforehand, as our disk is.
-        lengthen(&file, plan.first_writes / 4 * 5 * (64 << 10))?;
+        lengthen(&file, fio::writes(plan, workload) / 4 * 5 * (64 << 10))?;
         let mut command = qemu_nbd(plan, &socket, "qcow2", &file)?;
         let server = Server::start(&mut command, &socket, &self.folder.join("empty.log"))?;
         let destination = Destination::Nbd(format!("nbd+unix:///bench?socket={}", socket.display()));

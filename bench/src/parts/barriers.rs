@@ -23,7 +23,7 @@ const NEW: [(&str, u64, u64); 3] = [("flush-new-1", 1, 1024), ("flush-new-16", 1
 
 /// Measures.
 pub(crate) fn run(plan: &Plan, folder: &Path, results: &mut Results) -> Result<Value> {
-    let small = Plan { first_writes: 64 << 10, ..plan.over(plan.scale.small_bytes) };
+    let small = Plan { first_writes: 12 << 10, ..plan.over(plan.scale.small_bytes) };
     let mut targets = Vec::new();
     for (name, kind) in KINDS.iter().filter(|(name, _)| TARGETS.contains(name) && plan.wants(name)) {
         targets.push((*kind, Target::prepare(&small, name, *kind, folder)?));

@@ -24,7 +24,7 @@ struct Neighbour(&'static str, &'static str, u64, u32, &'static [&'static str]);
 
 const NEIGHBOURS: [Neighbour; 3] = [
     Neighbour("quiet-beside-64", "randread", 4 << 10, 64, &[]),
-    Neighbour("quiet-beside-32m", "read", 32 << 20, 4, &[]),
+    Neighbour("quiet-beside-32m", "read", 32 << 20, 1, &[]),
     Neighbour("quiet-beside-flush", "randwrite", 4 << 10, 1, &["--fsync=1", "--numjobs=4", "--group_reporting"]),
 ];
 
@@ -51,6 +51,9 @@ pub(crate) fn run(plan: &Plan, folder: &Path, results: &mut Results) -> Result<V
                 let job = Job { pattern, block_bytes, depth, range, amount: seconds };
                 let mut neighbour = fio::start(plan, &job, &to, &[further, &["--nice=10"]].concat())?;
                 std::thread::sleep(AHEAD);
+                // Behind requests that take long by themselves there are few reads to take latencies from.
+                let times = if block_bytes > reader.block_bytes { 2 } else { 1 };
+                let reader = Job { amount: Amount::Seconds(plan.seconds * times), ..reader };
                 let figures = read(plan, &reader, &to)?;
                 ensure!(neighbour.goes_on(), "{name}: the neighbour of the reader has ended early");
                 note(name, figures);
