@@ -36,7 +36,7 @@ cargo xtask bench plot FILE.json  pictures and tables of a run, into docs/
 cargo xtask bench map [ARGUMENT…] what the map costs: memory, metadata, look-ups, start-up
 cargo xtask bench snapshots [ARGUMENT…] what snapshots and clones cost, beside qcow2's
 
-  --quick             one short round over a small span (about four minutes)
+  --quick             one short round over a small span (about five minutes)
   --full              three rounds over 4 GiB, the parts at full size (below twenty minutes); the default lies between
   --targets A,B,…     only these targets of the matrix
   --rounds N          so many rounds

@@ -124,7 +124,8 @@ fn plan(arguments: &[String]) -> Result<Plan> {
 /// The part `fill` of the whole bench: what the map of a TiB takes, and what looking into it costs.
 pub(crate) fn fill(plan: &crate::plan::Plan, folder: &Path, _: &mut Results) -> Result<Value> {
     const MIB: f64 = 1_048_576.0;
-    let plan = Plan { random_bytes: plan.scale.random_bytes, reads: 200_000, ..Plan::default() };
+    let (fill_bytes, random_bytes) = (plan.scale.fill_bytes, plan.scale.random_bytes);
+    let plan = Plan { fill_bytes, random_bytes, reads: 200_000, ..Plan::default() };
     let contiguous = contiguous(&plan, folder)?;
     let random = random(&plan, folder)?;
     let number = |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN);
@@ -141,7 +142,8 @@ pub(crate) fn fill(plan: &crate::plan::Plan, folder: &Path, _: &mut Results) -> 
 
 /// The part `start` of the whole bench: the engines' start after kill -9, with much mapped, contiguously and in part not.
 pub(crate) fn start(plan: &crate::plan::Plan, folder: &Path, _: &mut Results) -> Result<Value> {
-    let plan = Plan { mapped_bytes: plan.scale.mapped_tib * TIB, ..Plan::default() };
+    let mapped_bytes = plan.scale.mapped_tib * TIB;
+    let plan = Plan { mapped_bytes, scattered_bytes: plan.scale.scattered_bytes, ..Plan::default() };
     let starts = starts(&plan, folder)?;
     let cold = starts.iter().flat_map(|start| &start.starts.cold).map(|times| times.total);
     Ok(json!({"cold_millis_max": cold.fold(f64::NAN, f64::max), "starts": starts}))
@@ -167,7 +169,7 @@ fn measured(plan: &Plan, folder: &Path) -> Result<Map<String, Value>> {
 
 fn starts(plan: &Plan, folder: &Path) -> Result<Vec<start::Start>> {
     let mut starts = Vec::new();
-    for scattered in [0, plan.scattered_bytes] {
+    for scattered in std::iter::once(0).chain((plan.scattered_bytes > 0).then_some(plan.scattered_bytes)) {
         let start = start::measure(folder, plan.mapped_bytes - scattered, scattered)?;
         tell::start(&start);
         starts.push(start);

@@ -48,8 +48,15 @@ pub(crate) struct Scale {
     pub(crate) chain: u32,
     /// What the parts `span` and `start` map.
     pub(crate) mapped_tib: u64,
-    /// What the part `fill` writes at random.
+    /// Whether the part `table` takes snapshots of a mapped TiB back, too.
+    pub(crate) deletion: bool,
+    /// What the part `fill` writes in order, and at random.
+    pub(crate) fill_bytes: u64,
     pub(crate) random_bytes: u64,
+    /// How much of what the part `start` maps is scattered, in its second store; without it there is no second one.
+    pub(crate) scattered_bytes: u64,
+    /// At least so many times three snapshots are taken in the part `pause`.
+    pub(crate) pause_rounds: u32,
     /// How long the idle server is watched.
     pub(crate) idle_seconds: u32,
     /// How many volumes it has attached.
@@ -61,24 +68,31 @@ const GIB: u64 = 1 << 30;
 const FULL: Scale = Scale {
     small_bytes: GIB,
     copies_rounds: 1,
-    copies_bytes: GIB,
+    copies_bytes: GIB / 2,
     snapshots: 50,
     table_tib: 100,
     chain: 300,
     mapped_tib: 10,
-    random_bytes: 64 * GIB,
-    idle_seconds: 20,
+    deletion: true,
+    fill_bytes: 1024 * GIB,
+    random_bytes: 16 * GIB,
+    scattered_bytes: 64 * GIB,
+    pause_rounds: 3,
+    idle_seconds: 10,
     idle_volumes: 100,
 };
 
 const QUICK: Scale = Scale {
     small_bytes: GIB / 2,
-    copies_bytes: GIB / 2,
+    copies_bytes: GIB / 4,
     snapshots: 10,
     table_tib: 10,
     chain: 50,
-    random_bytes: 8 * GIB,
-    idle_seconds: 10,
+    deletion: false,
+    fill_bytes: 256 * GIB,
+    random_bytes: 4 * GIB,
+    scattered_bytes: 0,
+    pause_rounds: 1,
     ..FULL
 };
 

@@ -154,7 +154,7 @@ pub(crate) fn write(
     prefix: &str,
     plan: &Plan,
     folder: &Path,
-    took_seconds: f64,
+    (before, took_seconds): (&machine::Before, f64),
     results: &Results,
     verdicts: &[Verdict],
 ) -> Result<PathBuf> {
@@ -171,7 +171,7 @@ pub(crate) fn write(
         time: time.clone(),
         took_seconds,
         commit: machine::commit(root),
-        machine: machine::description(folder),
+        machine: machine::description(before, folder),
         versions: machine::versions(),
         plan: options,
         goals: verdicts.to_vec(),

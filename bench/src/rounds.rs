@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::machine::Before;
 use crate::plan::Plan;
 use crate::results::Results;
 use crate::target::{KINDS, Target};
@@ -15,7 +16,7 @@ pub(crate) fn run(plan: &Plan) -> Result<()> {
     if let Some(unknown) = plan.targets.iter().find(|name| !KINDS.iter().any(|(known, _)| known == *name)) {
         bail!("no target is called {unknown:?}; `cargo xtask bench list` names them");
     }
-    let begun = Instant::now();
+    let (begun, before) = (Instant::now(), Before::now());
     let folder = Folder::new(plan.folder.as_deref())?;
     let mut results = Results::default();
     if !plan.workloads.is_empty() {
@@ -38,7 +39,7 @@ pub(crate) fn run(plan: &Plan) -> Result<()> {
     let verdicts = goals::judge(&results);
     report::goals(&verdicts);
     let seconds = begun.elapsed().as_secs_f64();
-    let file = report::write("", plan, &folder.path, seconds, &results, &verdicts)?;
+    let file = report::write("", plan, &folder.path, (&before, seconds), &results, &verdicts)?;
     println!("\n{seconds:.0} s; written to {}", file.display());
     Ok(())
 }

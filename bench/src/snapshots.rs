@@ -15,6 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::machine::Before;
 use crate::plan::{Plan, cores};
 use crate::results::Results;
 use crate::rounds::Folder;
@@ -49,7 +50,7 @@ struct Wanted {
 
 /// Runs `bench snapshots` with these arguments.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    let begun = Instant::now();
+    let (begun, before) = (Instant::now(), Before::now());
     let wanted = wanted(arguments)?;
     let plan = &wanted.plan;
     let folder = Folder::new(plan.folder.as_deref())?;
@@ -59,8 +60,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         let place = folder.part(part)?;
         let told = match *part {
             "io" => rounds::run(&wanted, &place, &mut results),
-            "pause" => pause::run(plan, &place),
-            _ => table::run(wanted.table_tib, wanted.chain, &place),
+            "pause" => pause::run(plan, plan.rounds.max(3), &place),
+            _ => table::run(wanted.table_tib, wanted.chain, true, &place),
         };
         match told {
             Ok(told) => drop(results.parts.insert((*part).into(), told)),
@@ -72,7 +73,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let verdicts = goals::judge(&results);
     report::goals(&verdicts);
     let seconds = begun.elapsed().as_secs_f64();
-    let file = report::write("snapshots-", plan, &folder.path, seconds, &results, &verdicts)?;
+    let file = report::write("snapshots-", plan, &folder.path, (&before, seconds), &results, &verdicts)?;
     println!("\nwritten to {}", file.display());
     Ok(())
 }
@@ -92,12 +93,12 @@ pub(crate) fn copies(plan: &Plan, folder: &Path, results: &mut Results) -> Resul
 
 /// The part `pause`: how long writes stand still for a snapshot.
 pub(crate) fn pause(plan: &Plan, folder: &Path, _: &mut Results) -> Result<Value> {
-    pause::run(&plan.over(plan.scale.copies_bytes), folder)
+    pause::run(&plan.over(plan.scale.small_bytes), plan.scale.pause_rounds, folder)
 }
 
 /// The part `table`: snapshots of a large volume, and chains of them.
 pub(crate) fn table(plan: &Plan, folder: &Path, _: &mut Results) -> Result<Value> {
-    table::run(plan.scale.table_tib, plan.scale.chain, folder)
+    table::run(plan.scale.table_tib, plan.scale.chain, plan.scale.deletion, folder)
 }
 
 fn wanted(arguments: &[String]) -> Result<Wanted> {

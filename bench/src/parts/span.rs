@@ -33,6 +33,8 @@ const VOLUME_BYTES: u64 = 1 << 50;
 const NEAR_BYTES: u64 = 4 << 30;
 const BLOCK: u32 = 4096;
 const STARTS: u32 = 5;
+/// One round of two runs says little about five parts of a hundred.
+const ROUNDS_MIN: u32 = 3;
 const START_WITHIN: Duration = Duration::from_secs(30);
 const PAGE_BYTES: u64 = RegionSize::DEFAULT.bytes() * REGIONS_PER_PAGE as u64;
 
@@ -164,7 +166,7 @@ impl Place<'_> {
         let faults_per_page = (faults(&self.metrics()?) - before) / pages as f64;
         let warm = middle(&mut touch()?);
         let destination = Destination::Nbd(format!("nbd+unix:///span?socket={}", self.socket().display()));
-        for round in 1..=self.plan.rounds {
+        for round in 1..=self.plan.rounds.max(ROUNDS_MIN) {
             for (name, span) in [("span-near", NEAR_BYTES), ("span-wide", TIB)] {
                 let figures = self.random_reads(server, &destination, span)?;
                 println!("{round} {name:<15} {:<12} {}", "acre", report::line(&figures));

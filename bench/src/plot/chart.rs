@@ -12,7 +12,7 @@ const BOTTOM: f64 = 322.0;
 const INK: &str = "#222222";
 const FAINT: &str = "#e5e7eb";
 /// About how wide a letter of the legend is.
-const LETTER: f64 = 6.6;
+const LETTER: f64 = 7.0;
 
 /// Bars side by side, one of each series in every group.
 #[derive(Debug)]

@@ -122,6 +122,14 @@ fn run(document: &Document) -> String {
         ("processor", format!("{}, {} cores", machine("processor"), machine("cores"))),
         ("memory", format!("{:.1} GiB", gibibytes(&document.machine["memory_bytes"]))),
         ("kernel, file system", format!("{}, {}", machine("kernel"), machine("file_system"))),
+        (
+            "others on it",
+            format!(
+                "load before: {}; {:.1} % of the time stolen by the machine below",
+                machine("load_before").split(' ').next().unwrap_or_default(),
+                document.machine["stolen_percent"].as_f64().unwrap_or_default()
+            ),
+        ),
         ("client and peers", format!("{}; {}; {}", version("fio"), version("nbdkit"), version("qemu-nbd"))),
         (
             "options",
