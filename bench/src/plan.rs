@@ -48,8 +48,6 @@ pub(crate) struct Scale {
     pub(crate) chain: u32,
     /// What the parts `span` and `start` map.
     pub(crate) mapped_tib: u64,
-    /// Whether the part `table` takes snapshots of a mapped TiB back, too.
-    pub(crate) deletion: bool,
     /// What the part `fill` writes in order, and at random.
     pub(crate) fill_bytes: u64,
     pub(crate) random_bytes: u64,
@@ -66,14 +64,13 @@ pub(crate) struct Scale {
 const GIB: u64 = 1 << 30;
 
 const FULL: Scale = Scale {
-    small_bytes: GIB,
+    small_bytes: GIB / 2,
     copies_rounds: 1,
     copies_bytes: GIB / 2,
     snapshots: 50,
     table_tib: 100,
-    chain: 300,
+    chain: 200,
     mapped_tib: 10,
-    deletion: true,
     fill_bytes: 1024 * GIB,
     random_bytes: 16 * GIB,
     scattered_bytes: 64 * GIB,
@@ -83,12 +80,10 @@ const FULL: Scale = Scale {
 };
 
 const QUICK: Scale = Scale {
-    small_bytes: GIB / 2,
     copies_bytes: GIB / 4,
     snapshots: 10,
     table_tib: 10,
     chain: 50,
-    deletion: false,
     fill_bytes: 256 * GIB,
     random_bytes: 4 * GIB,
     scattered_bytes: 0,

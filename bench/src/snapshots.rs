@@ -96,9 +96,9 @@ pub(crate) fn pause(plan: &Plan, folder: &Path, _: &mut Results) -> Result<Value
     pause::run(&plan.over(plan.scale.small_bytes), plan.scale.pause_rounds, folder)
 }
 
-/// The part `table`: snapshots of a large volume, and chains of them.
+/// The part `table`: snapshots of a large volume, and chains of them; no goal is about taking them back.
 pub(crate) fn table(plan: &Plan, folder: &Path, _: &mut Results) -> Result<Value> {
-    table::run(plan.scale.table_tib, plan.scale.chain, plan.scale.deletion, folder)
+    table::run(plan.scale.table_tib, plan.scale.chain, false, folder)
 }
 
 fn wanted(arguments: &[String]) -> Result<Wanted> {

@@ -17,7 +17,7 @@ use crate::target::{KINDS, Target};
 
 const TARGETS: [&str; 3] = ["disk", "qemu-raw", "acre"];
 /// From the neighbour's start to the reader's: its connections are made and busy by then.
-const AHEAD: Duration = Duration::from_millis(700);
+const AHEAD: Duration = Duration::from_millis(500);
 
 /// A neighbour: its name, fio's pattern, bytes of each request, requests in flight, and further arguments.
 struct Neighbour(&'static str, &'static str, u64, u32, &'static [&'static str]);
@@ -51,9 +51,6 @@ pub(crate) fn run(plan: &Plan, folder: &Path, results: &mut Results) -> Result<V
                 let job = Job { pattern, block_bytes, depth, range, amount: seconds };
                 let mut neighbour = fio::start(plan, &job, &to, &[further, &["--nice=10"]].concat())?;
                 std::thread::sleep(AHEAD);
-                // Behind requests that take long by themselves there are few reads to take latencies from.
-                let times = if block_bytes > reader.block_bytes { 2 } else { 1 };
-                let reader = Job { amount: Amount::Seconds(plan.seconds * times), ..reader };
                 let figures = read(plan, &reader, &to)?;
                 ensure!(neighbour.goes_on(), "{name}: the neighbour of the reader has ended early");
                 note(name, figures);
