@@ -22,6 +22,7 @@ use serde_json::{Map, Value, json};
 use self::fill::{Figures, Fill, Place};
 use self::measure::{TIB, contents};
 use self::world::World;
+use crate::results::Results;
 
 const USAGE: &str = "\
 cargo xtask bench map [OPTION…] [PART…]     (parts: create fill random start; default all)
@@ -56,6 +57,23 @@ struct Plan {
     parts: Vec<String>,
 }
 
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            fill_bytes: TIB,
+            write_bytes: 1 << 20,
+            flush_bytes: GIB,
+            random_bytes: 64 * GIB,
+            flush_writes: 16 << 10,
+            mapped_bytes: 10 * TIB,
+            scattered_bytes: 256 * GIB,
+            reads: 500_000,
+            folder: None,
+            parts: Vec::new(),
+        }
+    }
+}
+
 /// Runs `bench map` with these arguments.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if let [part, store] = arguments
@@ -79,18 +97,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 }
 
 fn plan(arguments: &[String]) -> Result<Plan> {
-    let mut plan = Plan {
-        fill_bytes: TIB,
-        write_bytes: 1 << 20,
-        flush_bytes: GIB,
-        random_bytes: 64 * GIB,
-        flush_writes: 16 << 10,
-        mapped_bytes: 10 * TIB,
-        scattered_bytes: 256 * GIB,
-        reads: 500_000,
-        folder: None,
-        parts: Vec::new(),
-    };
+    let mut plan = Plan::default();
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let mut value = || rest.next().with_context(|| format!("{argument} needs a value\n{USAGE}"));
@@ -114,6 +121,34 @@ fn plan(arguments: &[String]) -> Result<Plan> {
     Ok(plan)
 }
 
+/// The part `fill` of the whole bench: what the map of a TiB takes, and what looking into it costs.
+pub(crate) fn fill(plan: &crate::plan::Plan, folder: &Path, _: &mut Results) -> Result<Value> {
+    const MIB: f64 = 1_048_576.0;
+    let (fill_bytes, random_bytes) = (plan.scale.fill_bytes, plan.scale.random_bytes);
+    let plan = Plan { fill_bytes, random_bytes, reads: 200_000, ..Plan::default() };
+    let contiguous = contiguous(&plan, folder)?;
+    let random = random(&plan, folder)?;
+    let number = |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN);
+    let table = number(&contiguous, "/fill/0/table_bytes_per_tib");
+    let controller = number(&contiguous, "/fill/0/controller_bytes_per_tib");
+    let nanos = |span| number(&contiguous, &format!("/lookups/{span}/request_nanos"));
+    Ok(json!({
+        "resident_mib_per_tib": (table + controller) / MIB,
+        "random_bytes_per_region": number(&random, "/fill/0/table_bytes_per_region"),
+        "lookup_ratio": nanos(0) / nanos(1),
+        "contiguous": contiguous, "random": random,
+    }))
+}
+
+/// The part `start` of the whole bench: the engines' start after kill -9, with much mapped, contiguously and in part not.
+pub(crate) fn start(plan: &crate::plan::Plan, folder: &Path, _: &mut Results) -> Result<Value> {
+    let mapped_bytes = plan.scale.mapped_tib * TIB;
+    let plan = Plan { mapped_bytes, scattered_bytes: plan.scale.scattered_bytes, ..Plan::default() };
+    let starts = starts(&plan, folder)?;
+    let cold = starts.iter().flat_map(|start| &start.starts.cold).map(|times| times.total);
+    Ok(json!({"cold_millis_max": cold.fold(f64::NAN, f64::max), "starts": starts}))
+}
+
 fn measured(plan: &Plan, folder: &Path) -> Result<Map<String, Value>> {
     let mut results = Map::new();
     let wants = |part: &str| plan.parts.iter().any(|wanted| wanted == part);
@@ -127,15 +162,19 @@ fn measured(plan: &Plan, folder: &Path) -> Result<Map<String, Value>> {
         results.insert("random".into(), random(plan, folder)?);
     }
     if wants("start") {
-        let mut starts = Vec::new();
-        for scattered in [0, plan.scattered_bytes] {
-            let start = start::measure(folder, plan.mapped_bytes - scattered, scattered)?;
-            tell::start(&start);
-            starts.push(start);
-        }
-        results.insert("start".into(), json!(starts));
+        results.insert("start".into(), json!(starts(plan, folder)?));
     }
     Ok(results)
+}
+
+fn starts(plan: &Plan, folder: &Path) -> Result<Vec<start::Start>> {
+    let mut starts = Vec::new();
+    for scattered in std::iter::once(0).chain((plan.scattered_bytes > 0).then_some(plan.scattered_bytes)) {
+        let start = start::measure(folder, plan.mapped_bytes - scattered, scattered)?;
+        tell::start(&start);
+        starts.push(start);
+    }
+    Ok(starts)
 }
 
 /// A world of its own with a pool.

@@ -35,10 +35,10 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A command pinned to one core.
-pub(crate) fn pinned(core: u32, program: &Path) -> Command {
+/// A command pinned to a list of cores, as `taskset -c` takes it.
+pub(crate) fn pinned(cores: &str, program: &Path) -> Command {
     let mut command = Command::new("taskset");
-    command.arg("-c").arg(core.to_string()).arg(program);
+    command.arg("-c").arg(cores).arg(program);
     command
 }
 
@@ -50,13 +50,18 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a pinned server and waits until its Unix socket takes connections.
-    pub(crate) fn start(command: &mut Command, socket: &Path, log: &Path) -> Result<Server> {
+    /// Starts a pinned server.
+    pub(crate) fn spawn(command: &mut Command, log: &Path) -> Result<Server> {
         let file = File::create(log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         // taskset replaces itself by the server, so the child's id is the server's.
         let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-        let mut server = Server { child, log: log.to_path_buf() };
+        Ok(Server { child, log: log.to_path_buf() })
+    }
+
+    /// Starts a pinned server and waits until its Unix socket takes connections.
+    pub(crate) fn start(command: &mut Command, socket: &Path, log: &Path) -> Result<Server> {
+        let mut server = Server::spawn(command, log)?;
         let until = Instant::now() + Duration::from_secs(20);
         while std::os::unix::net::UnixStream::connect(socket).is_err() {
             if let Some(status) = server.child.try_wait()? {
@@ -89,7 +94,34 @@ impl Server {
         Ok(nanos as f64 / 1000.0)
     }
 
-    fn said(&self) -> String {
+    /// What it has in memory, in bytes.
+    pub(crate) fn resident_bytes(&self) -> Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in /proc status")?;
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
+        Ok(kibibytes << 10)
+    }
+
+    /// How often its threads have gone to sleep of their own accord: about how often it was woken.
+    pub(crate) fn sleeps(&self) -> Result<u64> {
+        let mut sleeps = 0;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let text = std::fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+            let count = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            sleeps += count.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or_default();
+        }
+        Ok(sleeps)
+    }
+
+    /// Kills it without a warning and waits until it is gone.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// What it has printed.
+    pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
@@ -107,5 +139,34 @@ impl Drop for Server {
             std::thread::sleep(Duration::from_millis(20));
         }
         self.child.wait().ok();
+    }
+}
+
+/// How many flushes the device under this place has been sent since the machine started; none where the kernel does not say.
+pub(crate) fn device_flushes(place: &Path) -> Option<f64> {
+    use std::os::unix::fs::MetadataExt;
+    let device = std::fs::metadata(place).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let mut folder = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    if folder.join("partition").exists() {
+        folder.pop();
+    }
+    flushes_of(&std::fs::read_to_string(folder.join("stat")).ok()?)
+}
+
+/// The sixteenth field of a block device's `stat`: flush requests completed.
+fn flushes_of(stat: &str) -> Option<f64> {
+    stat.split_whitespace().nth(15)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flushes_are_the_sixteenth_field() {
+        let stat = "29498 5683 2797986 12196 7325 19801 2352440 23044 0 8840 37836 5332 35 315336 1739 844 856";
+        assert_eq!(flushes_of(stat), Some(844.0));
+        assert_eq!(flushes_of("1 2 3"), None);
     }
 }

@@ -1,90 +1,74 @@
-//! The run: targets set up side by side, then rounds in which every workload goes over all of them in turn.
+//! The run: targets set up side by side, rounds in which every workload goes over all of them in turn, and then the parts.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::fio::Figures;
+use crate::machine::Before;
+use crate::plan::Plan;
+use crate::results::Results;
 use crate::target::{KINDS, Target};
-use crate::{Plan, goals, report};
-
-/// The medians of a run, by workload and target.
-pub(crate) type Medians = BTreeMap<(&'static str, &'static str), Figures>;
-
-/// A run's results.
-pub(crate) struct Results {
-    /// Every run of every round, in order.
-    pub(crate) runs: Vec<(u32, &'static str, &'static str, Figures)>,
-    /// The medians over the rounds.
-    pub(crate) medians: Medians,
-    /// Targets that could not be measured, and why.
-    pub(crate) missing: Vec<(&'static str, String)>,
-}
+use crate::{goals, report};
 
 /// Runs the plan, prints tables and goals, writes the results file.
 pub(crate) fn run(plan: &Plan) -> Result<()> {
     if let Some(unknown) = plan.targets.iter().find(|name| !KINDS.iter().any(|(known, _)| known == *name)) {
         bail!("no target is called {unknown:?}; `cargo xtask bench list` names them");
     }
+    let (begun, before) = (Instant::now(), Before::now());
     let folder = Folder::new(plan.folder.as_deref())?;
-    let mut results = Results { runs: Vec::new(), medians: Medians::new(), missing: Vec::new() };
-    let mut targets = Vec::new();
-    for (name, kind) in KINDS {
-        if !plan.targets.is_empty() && !plan.targets.iter().any(|wanted| wanted == name) {
-            continue;
+    let mut results = Results::default();
+    if !plan.workloads.is_empty() {
+        // Each has its own folder, gone when it is over: together the disk files might not fit.
+        let place = folder.part("matrix")?;
+        matrix(plan, &place, &mut results);
+        std::fs::remove_dir_all(place)?;
+    }
+    for part in &plan.parts {
+        println!("\n{}: {} ({:.0} s so far)", part.name, part.what, begun.elapsed().as_secs_f64());
+        let place = folder.part(part.name)?;
+        match (part.run)(plan, &place, &mut results) {
+            Ok(told) if told.is_null() => {}
+            Ok(told) => drop(results.parts.insert(part.name.into(), told)),
+            Err(error) => results.lacks(part.name, &error),
         }
-        println!("setting up {name}");
-        match Target::prepare(plan, name, *kind, &folder.path) {
-            Ok(target) => targets.push(target),
-            Err(error) => results.missing.push((name, format!("{error:#}"))),
-        }
+        std::fs::remove_dir_all(place)?;
     }
-    for (name, why) in &results.missing {
-        println!("MISSING {name}: {why}");
-    }
-    for round in 1..=plan.rounds {
-        one_round(plan, round, &targets, &mut results);
-    }
-    drop(targets);
-    results.medians = medians(&results.runs);
     report::tables(plan, &results);
-    let verdicts = goals::judge(&results.medians);
+    let verdicts = goals::judge(&results);
     report::goals(&verdicts);
-    let file = report::write(plan, &results, &verdicts)?;
-    println!("\nwritten to {}", file.display());
+    let seconds = begun.elapsed().as_secs_f64();
+    let file = report::write("", plan, &folder.path, (&before, seconds), &results, &verdicts)?;
+    println!("\n{seconds:.0} s; written to {}", file.display());
     Ok(())
 }
 
-fn one_round(plan: &Plan, round: u32, targets: &[Target], results: &mut Results) {
-    for workload in &plan.workloads {
-        for target in targets.iter().filter(|target| target.can(workload)) {
-            match target.measure(plan, workload) {
-                Ok(figures) => {
-                    println!("{round} {:<15} {:<12} {}", workload.name, target.name, report::line(&figures));
-                    results.runs.push((round, workload.name, target.name, figures));
-                }
-                Err(error) => {
-                    println!("{round} {:<15} {:<12} FAILED {error:#}", workload.name, target.name);
-                    results.missing.push((target.name, format!("{}: {error:#}", workload.name)));
+fn matrix(plan: &Plan, folder: &Path, results: &mut Results) {
+    let mut targets = Vec::new();
+    for (name, kind) in KINDS {
+        if !plan.wants(name) || !plan.workloads.iter().any(|workload| workload.targets.contains(name)) {
+            continue;
+        }
+        println!("setting up {name}");
+        match Target::prepare(plan, name, *kind, folder) {
+            Ok(target) => targets.push(target),
+            Err(error) => results.lacks(name, &error),
+        }
+    }
+    for round in 1..=plan.rounds {
+        for workload in &plan.workloads {
+            for target in targets.iter().filter(|target| target.can(workload)) {
+                match target.measure(plan, workload) {
+                    Ok(figures) => {
+                        println!("{round} {:<15} {:<12} {}", workload.name, target.name, report::line(&figures));
+                        results.push(round, workload.name, target.name, figures);
+                    }
+                    Err(error) => results.lacks(&format!("{} {}", target.name, workload.name), &error),
                 }
             }
         }
     }
-}
-
-pub(crate) fn medians(runs: &[(u32, &'static str, &'static str, Figures)]) -> Medians {
-    let mut grouped: BTreeMap<(&'static str, &'static str), Vec<Figures>> = BTreeMap::new();
-    for (_, workload, target, figures) in runs {
-        grouped.entry((workload, target)).or_default().push(*figures);
-    }
-    let mut medians = Medians::new();
-    for (key, mut group) in grouped {
-        // The median run by its rate; its other figures come along, so that they belong together.
-        group.sort_by(|left, right| left.iops.total_cmp(&right.iops));
-        medians.insert(key, group[group.len() / 2]);
-    }
-    medians
 }
 
 /// Where the disk files lie; gone after the run.
@@ -99,6 +83,13 @@ impl Folder {
         let path = base.join(format!("acre-bench-{}", std::process::id()));
         std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Folder { path })
+    }
+
+    /// A folder of its own for one part of a run.
+    pub(crate) fn part(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        std::fs::create_dir_all(&path)?;
+        Ok(path)
     }
 }
 

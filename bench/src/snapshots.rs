@@ -3,19 +3,23 @@
 //! Beside us stands qcow2 over qemu-nbd, which has both kinds of copies: internal snapshots (taken while the image is
 //! closed, because that is what it can do) and overlays, with and without sub-clusters (`extended_l2`).
 
-mod goals;
-mod http;
 mod pause;
 mod rounds;
 mod subject;
 mod table;
 mod tell;
 
-use anyhow::{Context, Result, bail};
-use serde_json::{Map, Value};
+use std::path::Path;
+use std::time::Instant;
 
-use crate::rounds::{Folder, Medians, Results, medians};
-use crate::{Plan, report};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::machine::Before;
+use crate::plan::{Plan, cores};
+use crate::results::Results;
+use crate::rounds::Folder;
+use crate::{goals, report};
 
 const USAGE: &str = "\
 cargo xtask bench snapshots [--quick | --full] [OPTION…] [PART…]     (parts: io pause table; default all)
@@ -46,60 +50,59 @@ struct Wanted {
 
 /// Runs `bench snapshots` with these arguments.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    let (begun, before) = (Instant::now(), Before::now());
     let wanted = wanted(arguments)?;
     let plan = &wanted.plan;
     let folder = Folder::new(plan.folder.as_deref())?;
-    let mut results = Results { runs: Vec::new(), medians: Medians::new(), missing: Vec::new() };
-    let mut further = Map::new();
-    let wants = |part: &str| wanted.parts.iter().any(|other| other == part);
-    let mut keep = |name: &'static str, outcome: Result<Value>, missing: &mut Vec<(&'static str, String)>| match outcome
-    {
-        Ok(value) => drop(further.insert(name.into(), value)),
-        Err(error) => {
-            println!("{name} FAILED {error:#}");
-            missing.push((name, format!("{error:#}")));
+    let mut results = Results::default();
+    for part in PARTS.iter().filter(|part| wanted.parts.iter().any(|other| other == *part)) {
+        // Each part has its own folder, gone when the part is over: together the disk files might not fit.
+        let place = folder.part(part)?;
+        let told = match *part {
+            "io" => rounds::run(&wanted, &place, &mut results),
+            "pause" => pause::run(plan, plan.rounds.max(3), &place),
+            _ => table::run(wanted.table_tib, wanted.chain, true, &place),
+        };
+        match told {
+            Ok(told) => drop(results.parts.insert((*part).into(), told)),
+            Err(error) => results.lacks(part, &error),
         }
-    };
-    // Each part has its own folder, gone when the part is over: together the disk files might not fit.
-    let place = |part: &str| {
-        let path = folder.path.join(part);
-        std::fs::create_dir_all(&path).map(|()| path)
-    };
-    if wants("io") {
-        let path = place("io")?;
-        let outcome = rounds::run(&wanted, &path, &mut results);
-        keep("io", outcome, &mut results.missing);
-        std::fs::remove_dir_all(path)?;
+        std::fs::remove_dir_all(place)?;
     }
-    if wants("pause") {
-        let path = place("pause")?;
-        keep("pause", pause::run(plan, &path), &mut results.missing);
-        std::fs::remove_dir_all(path)?;
-    }
-    if wants("table") {
-        let outcome = table::run(wanted.table_tib, wanted.chain, &place("table")?);
-        keep("table", outcome, &mut results.missing);
-    }
-    results.medians = medians(&results.runs);
     tell::tables(plan, &results);
-    let verdicts = goals::judge(&results.medians, &further);
+    let verdicts = goals::judge(&results);
     report::goals(&verdicts);
-    let file = report::save("snapshots-", plan, &results, &verdicts, &further)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let file = report::write("snapshots-", plan, &folder.path, (&before, seconds), &results, &verdicts)?;
     println!("\nwritten to {}", file.display());
     Ok(())
 }
 
-fn wanted(arguments: &[String]) -> Result<Wanted> {
+/// The part `copies` of the whole bench: writes and reads after snapshots and in clones.
+pub(crate) fn copies(plan: &Plan, folder: &Path, results: &mut Results) -> Result<Value> {
+    let scale = plan.scale;
     let plan = Plan {
-        rounds: 3,
-        seconds: 4,
-        span_bytes: 2 << 30,
-        first_writes: 0,
-        folder: None,
-        cores: (0, 1),
-        targets: Vec::new(),
-        workloads: Vec::new(),
+        rounds: scale.copies_rounds,
+        seconds: plan.seconds,
+        first_writes: rounds::first_writes(scale.copies_bytes, rounds::DEEP),
+        ..plan.over(scale.copies_bytes)
     };
+    let wanted = Wanted { plan, snapshots: scale.snapshots, table_tib: 0, chain: 0, parts: Vec::new() };
+    rounds::run(&wanted, folder, results)
+}
+
+/// The part `pause`: how long writes stand still for a snapshot.
+pub(crate) fn pause(plan: &Plan, folder: &Path, _: &mut Results) -> Result<Value> {
+    pause::run(&plan.over(plan.scale.small_bytes), plan.scale.pause_rounds, folder)
+}
+
+/// The part `table`: snapshots of a large volume, and chains of them; no goal is about taking them back.
+pub(crate) fn table(plan: &Plan, folder: &Path, _: &mut Results) -> Result<Value> {
+    table::run(plan.scale.table_tib, plan.scale.chain, false, folder)
+}
+
+fn wanted(arguments: &[String]) -> Result<Wanted> {
+    let plan = Plan { seconds: 4, first_writes: 0, ..Plan::default() };
     let mut wanted = Wanted { plan, snapshots: 50, table_tib: 100, chain: 1000, parts: Vec::new() };
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
@@ -118,10 +121,7 @@ fn wanted(arguments: &[String]) -> Result<Wanted> {
             "--table-tib" => wanted.table_tib = value()?.parse()?,
             "--chain" => wanted.chain = value()?.parse()?,
             "--folder" => plan.folder = Some(value()?.into()),
-            "--cores" => {
-                let (server, client) = value()?.split_once(',').context("two cores, as 0,1")?;
-                plan.cores = (server.parse()?, client.parse()?);
-            }
+            "--cores" => plan.cores = cores(value()?)?,
             part if PARTS.contains(&part) => wanted.parts.push(part.to_owned()),
             other => bail!("there is no {other:?} here\n{USAGE}"),
         }

@@ -1,4 +1,4 @@
-//! The real clients that the end-to-end tests talk with: which ones are there, and how to get the others.
+//! The real clients that the end-to-end tests talk with, and what the benches run: which are there, how to get the others.
 
 use std::process::Command;
 
@@ -6,14 +6,16 @@ use anyhow::{Result, bail};
 
 use crate::process::{find, passes};
 
-/// A program the tests run, and the Debian package that brings it.
-struct Client {
+/// A program that is run, and the Debian package that brings it.
+#[derive(Debug)]
+pub(crate) struct Client {
     program: &'static str,
     package: &'static str,
     shows: &'static str,
 }
 
-const CLIENTS: &[Client] = &[
+/// What the end-to-end tests run.
+pub(crate) const OF_TESTS: &[Client] = &[
     Client { program: "nbdinfo", package: "libnbd-bin", shows: "libnbd's view: flags, map, sizes" },
     Client { program: "nbdcopy", package: "libnbd-bin", shows: "copies both ways" },
     Client { program: "nbdfuse", package: "libnbd-bin", shows: "filesystems" },
@@ -28,14 +30,26 @@ const CLIENTS: &[Client] = &[
     Client { program: "fstrim", package: "util-linux", shows: "trimming filesystems" },
     Client { program: "openssl", package: "openssl", shows: "TLS sessions" },
     Client { program: "python3", package: "python3", shows: "socket activation" },
-    Client { program: "taskset", package: "util-linux", shows: "benches" },
+];
+
+/// What the benches run.
+pub(crate) const OF_BENCHES: &[Client] = &[
+    Client { program: "fio", package: "fio", shows: "everything but what the map alone costs" },
+    Client { program: "taskset", package: "util-linux", shows: "the same" },
+    Client {
+        program: "nbdkit",
+        package: "nbdkit",
+        shows: "the floor of the transport, and a server over the page cache",
+    },
+    Client { program: "qemu-nbd", package: "qemu-utils", shows: "the durable peer" },
+    Client { program: "qemu-img", package: "qemu-utils", shows: "qcow2" },
 ];
 
 /// Installs the clients that are missing where that is possible, and says what cannot be shown without the others.
 ///
 /// With `CI=true` a missing client is an error: there, nothing may be skipped.
-pub(crate) fn prepare() -> Result<()> {
-    let absent = missing();
+pub(crate) fn prepare(clients: &'static [Client]) -> Result<()> {
+    let absent = missing(clients);
     if absent.is_empty() {
         return Ok(());
     }
@@ -47,7 +61,7 @@ pub(crate) fn prepare() -> Result<()> {
     } else {
         println!("not root, or no apt-get: install {} to run everything", packages.join(" "));
     }
-    let absent = missing();
+    let absent = missing(clients);
     for client in &absent {
         println!("SKIPPED without {}: {}", client.program, client.shows);
     }
@@ -63,8 +77,8 @@ pub(crate) fn in_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
 }
 
-fn missing() -> Vec<&'static Client> {
-    CLIENTS.iter().filter(|client| find(client.program).is_none()).collect()
+fn missing(clients: &'static [Client]) -> Vec<&'static Client> {
+    clients.iter().filter(|client| find(client.program).is_none()).collect()
 }
 
 fn is_root() -> Result<bool> {

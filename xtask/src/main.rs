@@ -28,7 +28,7 @@ cargo xtask TASK [ARGUMENTS]
   sim [ARGUMENTS]   the simulator, for example: cargo xtask sim --seeds 2000, cargo xtask sim --seed 17
   fuzz [ARGUMENTS]  a smoke run of every decoder: --seconds N (default 20); cargo-fuzz TARGET when it is installed
   mutants [NAME…]   breaks the server on purpose, bug by bug: the end-to-end tests must notice; `mutants list` names them
-  bench [ARGUMENTS] us beside the peers: --quick | --full, then workload names; `bench list` names them;
+  bench [ARGUMENTS] us beside the peers: --quick | --full, then names; `bench list` lists them; `bench plot FILE.json`;
                     `bench map`: what the map costs; `bench snapshots`: what snapshots and clones cost
 ";
 

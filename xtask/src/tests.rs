@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
     let mut total = Tally::default();
     let mut lines = Vec::new();
     if wanted("e2e") {
-        clients::prepare()?;
+        clients::prepare(clients::OF_TESTS)?;
     }
     let built = if wanted("sim") || wanted("fuzz") || wanted("e2e") { build()? } else { true };
     if !built {

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::Plan;
 use crate::fio::{self, Amount, Job};
+use crate::plan::Plan;
 use crate::snapshots::rounds::middle;
 use crate::snapshots::subject::Ours;
 
@@ -39,12 +39,12 @@ struct Cut {
     longest: f64,
 }
 
-/// Measures and prints; gives the figures.
-pub(crate) fn run(plan: &Plan, folder: &Path) -> Result<Value> {
+/// Measures in so many rounds and prints; gives the figures.
+pub(crate) fn run(plan: &Plan, rounds: u32, folder: &Path) -> Result<Value> {
     let bytes = plan.span_bytes / 2;
     let ours = Ours::start(&Plan { span_bytes: bytes, ..plan.clone() }, folder, 2 * CUTS * bytes)?;
     let mut seen = Seen::default();
-    for round in 0..plan.rounds.max(3) {
+    for round in 0..rounds {
         if round > 0 {
             ours.empty(&["bench"])?;
             ours.fill(plan, "bench", bytes)?;

@@ -9,10 +9,10 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::Plan;
 use crate::fio::{Amount, Figures, Job};
+use crate::plan::Plan;
 use crate::report;
-use crate::rounds::Results;
+use crate::results::Results;
 use crate::snapshots::Wanted;
 use crate::snapshots::subject::{Ours, Qcow2};
 
@@ -66,7 +66,7 @@ pub(crate) fn run(wanted: &Wanted, folder: &Path, results: &mut Results) -> Resu
     let qcow2 = match Qcow2::new(folder) {
         Ok(qcow2) => Some(qcow2),
         Err(error) => {
-            results.missing.push(("qcow2", format!("{error:#}")));
+            results.lacks("qcow2", &error);
             None
         }
     };
@@ -242,6 +242,6 @@ impl Rounds<'_> {
 
     fn note(&mut self, name: &'static str, target: &'static str, figures: Figures) {
         println!("{} {name:<21} {target:<10} {}", self.round, report::line(&figures));
-        self.results.runs.push((self.round, name, target, figures));
+        self.results.push(self.round, name, target, figures);
     }
 }

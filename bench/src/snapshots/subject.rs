@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::Plan;
 use crate::fio::{self, Destination, Figures, Job};
+use crate::http;
+use crate::plan::Plan;
 use crate::program::{Server, find, run};
-use crate::snapshots::http;
-use crate::target::{Kind, Target, create_qcow2, qemu_nbd};
+use crate::target::{Kind, Target, create_qcow2, lengthen, qemu_nbd};
 
 /// How long deleting what a round left may take.
 const EMPTIED_WITHIN: Duration = Duration::from_secs(120);
@@ -142,16 +142,6 @@ impl Qcow2 {
         let server = Server::start(&mut command, &socket, &self.folder.join("server.log"))?;
         act(&server, &Destination::Nbd(format!("nbd+unix:///bench?socket={}", socket.display())))
     }
-}
-
-/// Writes so many bytes behind an image's end, where its next clusters will be: a file system takes several times as long
-/// over the first write to a place, and that is not what is compared.
-fn lengthen(file: &Path, bytes: u64) -> Result<()> {
-    let end = std::fs::metadata(file)?.len().div_ceil(1 << 20);
-    let mut command = Command::new("dd");
-    command.args(["if=/dev/zero", "bs=1M", "conv=notrunc,fsync", "oflag=direct", "status=none"]);
-    command.arg(format!("of={}", file.display())).arg(format!("seek={end}")).arg(format!("count={}", bytes >> 20));
-    run(&mut command).map(drop)
 }
 
 fn observed(plan: &Plan, server: &Server, job: &Job, to: &Destination) -> Result<Figures> {

@@ -34,11 +34,13 @@ const CHAIN_WRITES: u64 = 256;
 /// How many steps of the chain, its last ones, are timed.
 const CHAIN_TIMED: u32 = 50;
 
-/// Measures and prints; gives the figures.
-pub(crate) fn run(tib: u64, chain_length: u32, folder: &Path) -> Result<Value> {
+/// Measures and prints; gives the figures. Taking snapshots back may be left out.
+pub(crate) fn run(tib: u64, chain_length: u32, with_deletion: bool, folder: &Path) -> Result<Value> {
     let mut figures = Map::new();
     create(tib, folder, &mut figures)?;
-    deletion(folder, &mut figures)?;
+    if with_deletion {
+        deletion(folder, &mut figures)?;
+    }
     chain(chain_length, folder, &mut figures)?;
     Ok(Value::Object(figures))
 }

@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
     let mut mutants = list::chosen(mutants, arguments)?;
     // Neighbours in one crate leave the others as they are built.
     mutants.sort_by(|one, other| one.file.cmp(&other.file));
-    clients::prepare()?;
+    clients::prepare(clients::OF_TESTS)?;
     let mut copy = Copy::refreshed()?;
     if !unbroken_passes(&copy, &mutants)? {
         return Ok(false);
