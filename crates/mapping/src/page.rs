@@ -383,6 +383,11 @@ impl TablePage {
         }
     }
 
+    /// Gives all idle memory back: most pages that are loaded do not grow.
+    pub(crate) fn fit(&mut self) {
+        self.runs.shrink_to_fit();
+    }
+
     /// Gives memory back when most of it is idle.
     fn shrink(&mut self) {
         if self.runs.capacity() > 16 && self.runs.len() < self.runs.capacity() / 4 {

@@ -134,7 +134,9 @@ impl PageTable {
     /// # Panics
     /// When a run leaves the page or breaks a rule of entries (the decoder refuses such runs).
     pub fn load(&mut self, page: PageIndex, runs: &[EntryRun]) {
-        let loaded = settled(TablePage::from_runs(self.size, runs));
+        let mut loaded = TablePage::from_runs(self.size, runs);
+        loaded.fit();
+        let loaded = settled(loaded);
         self.put(page, loaded);
     }
 
