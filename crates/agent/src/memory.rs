@@ -10,7 +10,7 @@ use crate::event::{IoKind, VolumeSlot};
 use crate::flush::Waiter;
 use crate::planted::Bug;
 use crate::slab::Slab;
-use crate::volume::{Held, Leaving, Volume};
+use crate::volume::{FETCHES_MAX, Held, Leaving, Volume};
 use model::{ByteRange, IoError, PageIndex, RegionIndex};
 
 /// Steps that go by before eviction is tried again after it found nothing.
@@ -202,6 +202,13 @@ impl Volume {
         let waits = full && (!self.flush.is_idle() || self.room.writes > 0) && self.room.failed.is_none();
         self.room.wanted |= waits;
         waits
+    }
+
+    /// How many pages may be fetched at once: as many as there is room for, and one anyhow.
+    pub(crate) fn fetches_max(&self, context: &Context<'_>) -> usize {
+        let memory = &context.shared.memory;
+        let page_bytes = (self.room.bytes / self.table.held_pages().max(1)).max(1);
+        (memory.limit.saturating_sub(memory.used) / page_bytes).clamp(1, FETCHES_MAX)
     }
 
     /// Why the table may not grow at all: commits fail, and it has come to twice the limit.

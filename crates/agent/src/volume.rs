@@ -405,7 +405,7 @@ impl Volume {
 
     /// Asks for a page, unless that is under way.
     pub(crate) fn fault(&mut self, context: &mut Context<'_>, page: PageIndex) -> Blocked {
-        if self.fetches.len() < FETCHES_MAX
+        if self.fetches.len() < self.fetches_max(context)
             && !self.fetched_pages().any(|fetched| fetched == page)
             && !self.waits_for_room(context)
         {

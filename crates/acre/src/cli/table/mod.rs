@@ -6,7 +6,7 @@ mod volume;
 pub(super) use snapshot::{diff, schedule, schedules, snapshot, snapshots};
 pub(super) use volume::{volume, volume_map, volumes};
 
-use api::{Alert, AuditReport, Disk, DiskState, Pool, PoolState, Status};
+use api::{Alert, AuditReport, Disk, DiskState, Pool, PoolState, Status, TableUsage};
 use comfy_table::{CellAlignment, Table, presets};
 use model::ByteSize;
 
