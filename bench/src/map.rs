@@ -195,6 +195,8 @@ fn contiguous(plan: &Plan, folder: &Path) -> Result<Value> {
 }
 
 fn random(plan: &Plan, folder: &Path) -> Result<Value> {
+    /// Reads of a map that does not fit: each may take the store a page.
+    const COLD_READS: u64 = 20_000;
     let mut world = world(folder, "random.redb")?;
     let span_bytes = plan.random_bytes;
     let regions = span_bytes / model::RegionSize::DEFAULT.bytes();
