@@ -146,8 +146,6 @@ fn world(folder: &Path, name: &str) -> Result<World> {
 }
 
 fn create(folder: &Path) -> Result<Value> {
-    /// Reads of a map that does not fit: each may take the store a page.
-    const COLD_READS: u64 = 20_000;
     const VOLUMES: usize = 21;
     let mut world = world(folder, "create.redb")?;
     let before = contents(world.view())?;
