@@ -232,6 +232,8 @@ fn contiguous(plan: &Plan, folder: &Path) -> Result<Value> {
 }
 
 fn random(plan: &Plan, folder: &Path) -> Result<Value> {
+    /// Reads of a map that does not fit: each may take the store a page.
+    const COLD_READS: u64 = 20_000;
     let mut world = world(folder, "random.redb")?;
     let span_bytes = plan.random_bytes;
     let regions = span_bytes / model::RegionSize::DEFAULT.bytes();
@@ -244,8 +246,11 @@ fn random(plan: &Plan, folder: &Path) -> Result<Value> {
     let spans = [(4 * GIB).min(span_bytes), span_bytes];
     let costs = lookup::costs(&mut world, id, &volume, &spans, plan.reads)?;
     tell::costs("random", &costs);
+    let warm_nanos = costs.last().map_or(0.0, |cost| cost.request_nanos);
+    let cold = lookup::cold(&mut world, id, span_bytes, 8, plan.reads.min(COLD_READS), warm_nanos)?;
+    tell::cold(&cold);
     println!("\nstarting after kill -9 of that");
     let starts = start::starts(world.path(), folder, id, span_bytes)?;
     tell::starts(&starts);
-    Ok(json!({"fill": figures, "lookups": costs, "starts": starts}))
+    Ok(json!({"fill": figures, "lookups": costs, "cold": cold, "starts": starts}))
 }

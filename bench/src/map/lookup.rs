@@ -87,6 +87,45 @@ fn requests_nanos(
     Ok((begun.elapsed().as_nanos() as f64 / reads as f64, disk_bytes as f64 / (reads * 4096) as f64))
 }
 
+/// Reads of a map that does not fit in memory.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Cold {
+    /// What the whole map takes, in bytes.
+    pub(crate) table_bytes: u64,
+    /// What of it may be in memory, in bytes.
+    pub(crate) limit_bytes: u64,
+    /// Nanoseconds for one 4 KiB read at random over all of it, through agent and controller.
+    pub(crate) request_nanos: f64,
+    /// Which share of the reads met a page that was not there.
+    pub(crate) missed: f64,
+    /// What one such page costs, in nanoseconds: one read of the metadata store, and all around it.
+    pub(crate) page_nanos: f64,
+}
+
+/// Measures reads over a span whose map is so many times larger than the memory it may take. `warm_nanos` is what a read
+/// takes when all of it is there.
+pub(crate) fn cold(
+    world: &mut World,
+    id: VolumeId,
+    span: u64,
+    times: u64,
+    reads: u64,
+    warm_nanos: f64,
+) -> Result<Cold> {
+    let table_bytes = world.report(id)?.table_bytes as u64;
+    let limit_bytes = table_bytes / times;
+    world.exchange_agent(limit_bytes as usize)?;
+    let volume = world.attach(id)?;
+    let mut random = Random::new(5);
+    // Until memory is full, pages are fetched and none has to go.
+    requests_nanos(world, &volume, span, reads / 2, &mut random)?;
+    let before = world.report(id)?.counters.faults_page;
+    let (request_nanos, _) = requests_nanos(world, &volume, span, reads, &mut random)?;
+    let missed = (world.report(id)?.counters.faults_page - before) as f64 / reads as f64;
+    let page_nanos = (request_nanos - warm_nanos) / missed;
+    Ok(Cold { table_bytes, limit_bytes, request_nanos, missed, page_nanos })
+}
+
 fn resolve_nanos(table: &PageTable, span: u64, reads: u64, random: &mut Random) -> f64 {
     let begun = Instant::now();
     for _ in 0..reads {

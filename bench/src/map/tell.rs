@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::map::fill::Figures;
-use crate::map::lookup::Cost;
+use crate::map::lookup::{Cold, Cost};
 use crate::map::measure::TIB;
 use crate::map::start::{Start, Starts, Times};
 use crate::program::run;
@@ -84,6 +84,18 @@ pub(crate) fn fill(name: &str, figures: &Figures) {
     if let (Some(all), Some(engines)) = (figures.nanos_per_region, figures.engine_nanos_per_region) {
         println!("                       {all:.0} ns a region mapped, {engines:.0} ns without the transactions");
     }
+}
+
+/// Reads of a map that does not fit in memory.
+pub(crate) fn cold(cold: &Cold) {
+    println!(
+        "  with {} of {} in memory: {:.0} ns; {:.1} % of reads miss a page, which costs {:.1} µs (P10: one metadata read)",
+        size(cold.limit_bytes as f64),
+        size(cold.table_bytes as f64),
+        cold.request_nanos,
+        cold.missed * 100.0,
+        cold.page_nanos / 1e3
+    );
 }
 
 /// Look-ups over the spans, the smallest first.

@@ -165,6 +165,15 @@ impl World {
         self.attached.take().context("the volume was not attached")
     }
 
+    /// Has the agent leave, and another take its place whose tables may take so many bytes in memory.
+    pub(crate) fn exchange_agent(&mut self, table_bytes_max: usize) -> Result<()> {
+        self.step_agent(agent::Event::Shutdown);
+        self.settle()?;
+        ensure!(self.agent.is_drained(), "the agent has not left");
+        self.agent = Agent::new(AgentConfig { table_bytes_max, ..AgentConfig::default() });
+        Ok(())
+    }
+
     /// Tells the controller something in the mapper's name.
     pub(crate) fn tell(&mut self, message: AgentMessage) {
         self.to_controller.push_back(controller::Event::FromAgent(MAPPER, message));

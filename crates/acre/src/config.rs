@@ -15,6 +15,15 @@ pub const NBD_ADDRESS: &str = "127.0.0.1:10809";
 /// Where the operator API is served on TCP unless told.
 pub const API_ADDRESS: &str = "127.0.0.1:7770";
 
+/// The least that tables may be given.
+const TABLE_MEMORY_MIN_BYTES: u64 = 1 << 20;
+/// Which part of the memory tables may take unless told.
+const TABLE_MEMORY_SHARE: u64 = 8;
+/// What they may take at least unless told.
+const TABLE_MEMORY_DEFAULT_MIN_BYTES: u64 = 64 << 20;
+/// What is taken for the memory where the system does not say.
+const MEMORY_UNKNOWN_BYTES: u64 = 4 << 30;
+
 /// An address to listen on or to connect to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Address {
@@ -189,6 +198,10 @@ pub struct ServeOptions {
     /// The most NBD connections at a time; more are closed at once.
     #[arg(long, value_name = "COUNT", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub connections: u32,
+    /// What the maps of all attached volumes may take in memory, as in 512M; at least 1M. Each data thread has an even part
+    /// of it. [default: an eighth of the memory there is, at least 64M]
+    #[arg(long, value_name = "SIZE", env = "ACRE_TABLE_MEMORY", value_parser = table_memory)]
+    pub table_memory: Option<ByteSize>,
     /// What to log, as in `info` or `warn,acre=debug`.
     #[arg(long, value_name = "FILTER", env = "ACRE_LOG", default_value = "info")]
     pub log: String,
@@ -236,12 +249,42 @@ impl ServeOptions {
         }
     }
 
+    /// What tables may take in memory, in bytes.
+    #[must_use]
+    pub fn table_bytes_max(&self) -> u64 {
+        let default = || (memory_bytes() / TABLE_MEMORY_SHARE).max(TABLE_MEMORY_DEFAULT_MIN_BYTES);
+        self.table_memory.map_or_else(default, |ByteSize(bytes)| bytes)
+    }
+
     /// How many data threads to run.
     #[must_use]
     pub fn thread_count(&self) -> u32 {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.threads.unwrap_or_else(|| u32::try_from(processors.min(8)).unwrap_or(8))
     }
+}
+
+fn table_memory(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text.parse().map_err(|error| format!("{error}"))?;
+    if size.0 < TABLE_MEMORY_MIN_BYTES {
+        return Err(format!("{size} is too little for tables: say {} or more", ByteSize(TABLE_MEMORY_MIN_BYTES)));
+    }
+    Ok(size)
+}
+
+/// The memory this process may use, in bytes: the machine's, or its control group's if that is less.
+fn memory_bytes() -> u64 {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let machine = read("/proc/meminfo").and_then(|text| memory_total(&text));
+    let group = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+    machine.into_iter().chain(group).min().unwrap_or(MEMORY_UNKNOWN_BYTES)
+}
+
+/// The line `MemTotal` of `/proc/meminfo`, in bytes.
+fn memory_total(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// Whether `address` may be listened on without TLS.
@@ -271,6 +314,17 @@ mod tests {
         for wrong in ["", "unix:", "host", "host:", "host:99999", ":80", "/path", "http://a/b:80"] {
             assert!(wrong.parse::<Address>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn memory_for_tables_is_as_told_or_a_share_of_what_there_is() {
+        assert_eq!(memory_total("MemFree: 1 kB\nMemTotal:       16384 kB\n"), Some(16 << 20));
+        assert_eq!(memory_total("MemTotal: lots\n"), None);
+        assert_eq!(table_memory("16M"), Ok(ByteSize(16 << 20)));
+        for wrong in ["", "1023K", "0", "-1M", "much"] {
+            assert!(table_memory(wrong).is_err(), "{wrong}");
+        }
+        assert!(table_memory("4k").unwrap_err().contains("1 MiB"));
     }
 
     #[test]

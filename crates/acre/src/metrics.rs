@@ -1,6 +1,6 @@
 //! Counters and gauges, and the Prometheus text made of them.
 
-use api::{Alert, DiskCounters, MetadataUsage, Pool, VolumeCounters};
+use api::{Alert, DiskCounters, MetadataUsage, Pool, TableUsage, VolumeCounters};
 use std::fmt::Write;
 
 /// Everything `GET /metrics` shows, gathered from the threads that count it.
@@ -24,8 +24,8 @@ pub struct MetricsSnapshot {
     pub map_commits: u64,
     /// Rounds of device flush that served hosts' flushes.
     pub flush_rounds: u64,
-    /// What loaded tables occupy, in bytes.
-    pub table_bytes: u64,
+    /// The volumes' tables in memory.
+    pub tables: TableUsage,
     /// Hosts connected now.
     pub connections: u64,
     /// Volumes attached now.
@@ -143,7 +143,7 @@ pub fn render(snapshot: &MetricsSnapshot) -> String {
     page.counter("acre_flush_rounds_total", rounds, snapshot.flush_rounds);
     let behind = "Times a snapshot schedule could not be kept to, and was to be tried again.";
     page.counter("acre_snapshot_schedule_failures_total", behind, snapshot.schedule_failures);
-    page.gauge("acre_table_bytes", "What loaded tables occupy in memory.", snapshot.table_bytes as f64);
+    tables(&mut page, &snapshot.tables);
     page.gauge("acre_metadata_used_bytes", "What the metadata store takes.", snapshot.metadata.used_bytes as f64);
     page.gauge("acre_metadata_free_bytes", "What it may still take.", snapshot.metadata.free_bytes as f64);
     page.gauge("acre_connections", "Hosts connected now.", snapshot.connections as f64);
@@ -158,6 +158,16 @@ pub fn render(snapshot: &MetricsSnapshot) -> String {
             .map(|alert| (vec![("kind", alert.kind.name()), ("subject", alert.subject.as_str())], 1.0)),
     );
     page.0
+}
+
+fn tables(page: &mut Page, usage: &TableUsage) {
+    page.gauge("acre_table_bytes", "What loaded tables occupy in memory.", usage.used_bytes as f64);
+    page.gauge("acre_table_limit_bytes", "What they may occupy.", usage.limit_bytes as f64);
+    page.gauge("acre_table_pages", "Table pages in memory.", usage.pages as f64);
+    page.counter("acre_table_misses_total", "Table pages that had to be asked for.", usage.misses);
+    page.counter("acre_table_evictions_total", "Table pages evicted for want of memory.", usage.evictions);
+    let early = "Times changes were committed early because they stood in the way of an eviction.";
+    page.counter("acre_table_early_commits_total", early, usage.early_commits);
 }
 
 fn pools(page: &mut Page, snapshot: &MetricsSnapshot) {
@@ -243,6 +253,7 @@ mod tests {
                 ..VolumeMetrics::default()
             }],
             faults: vec![("page", 3)],
+            tables: TableUsage { used_bytes: 7, limit_bytes: 9, misses: 3, ..TableUsage::default() },
             connections: 2,
             ..MetricsSnapshot::default()
         };
@@ -252,6 +263,8 @@ mod tests {
         assert!(page.contains("acre_volume_snapshots{volume=\"de\\\"mo\",pool=\"default\"} 3\n"), "{page}");
         assert!(page.contains("\nacre_snapshot_schedule_failures_total 0\n"), "{page}");
         assert!(page.contains("acre_faults_total{kind=\"page\"} 3\n"));
+        assert!(page.contains("\nacre_table_bytes 7\n") && page.contains("\nacre_table_limit_bytes 9\n"));
+        assert!(page.contains("# TYPE acre_table_misses_total counter\nacre_table_misses_total 3\n"));
         assert!(page.contains("\nacre_connections 2\n"));
         assert!(page.ends_with('\n'));
     }

@@ -3,6 +3,7 @@
 use crate::context::{AgentConfig, Context, PieceOwner, Shared};
 use crate::counters::Counters;
 use crate::event::{Effect, Event, HostId, IoKind, IoRequest, IoResult, VolumeSlot};
+use crate::memory::{self, Touched};
 use crate::session::turn_away;
 use crate::slab::Slab;
 use crate::volume::{Leaving, Volume};
@@ -35,6 +36,8 @@ pub struct VolumeReport {
     pub counters: Counters,
     /// What its table occupies, in bytes.
     pub table_bytes: usize,
+    /// How many pages it holds.
+    pub table_pages: usize,
     /// Granted regions that are not mapped.
     pub granted_regions: u64,
 }
@@ -48,6 +51,48 @@ impl Agent {
 
     /// Takes in one event. What is to be done is added to `out`.
     pub fn step(&mut self, now: Time, event: Event, buffers: &mut BufferPool, out: &mut Vec<Effect>) {
+        let touched = self.touched(&event);
+        self.take_in(now, event, buffers, out);
+        match touched {
+            Touched::Nothing => return,
+            Touched::One(slot) => {
+                if let Some(volume) = self.volumes.get_mut(slot.0) {
+                    self.shared.count_table(volume);
+                }
+            }
+            Touched::All => {
+                for slot in self.by_volume.values() {
+                    if let Some(volume) = self.volumes.get_mut(slot.0) {
+                        self.shared.count_table(volume);
+                    }
+                }
+            }
+        }
+        memory::make_room(&mut Context { now, shared: &mut self.shared, buffers, out }, &mut self.volumes);
+    }
+
+    /// Which tables the event may change.
+    fn touched(&self, event: &Event) -> Touched {
+        let slot = match event {
+            Event::Io(request) => Some(request.volume),
+            Event::FromNode(reply) => self.shared.pieces.get(reply.id.0 as u32).map(|piece| piece.slot),
+            Event::FromController(message) => match message {
+                ControllerMessage::Page { epoch, .. }
+                | ControllerMessage::SnapshotPage { epoch, .. }
+                | ControllerMessage::Granted { epoch, .. }
+                | ControllerMessage::Committed { epoch, .. }
+                | ControllerMessage::Order { epoch, .. } => self.by_epoch.get(epoch).copied(),
+                ControllerMessage::Attached { .. }
+                | ControllerMessage::Detached { .. }
+                | ControllerMessage::LogicalDisk { .. } => None,
+            },
+            Event::HostAttach { .. } | Event::HostDetach { .. } => None,
+            Event::Tick | Event::Shutdown => return Touched::All,
+        };
+        slot.map_or(Touched::Nothing, Touched::One)
+    }
+
+    fn take_in(&mut self, now: Time, event: Event, buffers: &mut BufferPool, out: &mut Vec<Effect>) {
         let mut context = Context { now, shared: &mut self.shared, buffers, out };
         match event {
             Event::Io(request) => match self.volumes.get_mut(request.volume.0) {
@@ -216,6 +261,7 @@ impl Agent {
             context.shared.learn(std::sync::Arc::clone(layout));
         }
         let epoch = attachment.credentials.epoch;
+        context.shared.table_added();
         let index = self.volumes.insert(Volume::new(VolumeSlot(0), attachment, now));
         let slot = VolumeSlot(index);
         let attached = self.volumes.get_mut(index).expect("inserted a moment ago");
@@ -242,6 +288,7 @@ impl Agent {
         self.by_epoch.remove(&epoch);
         let volume = self.volumes.remove(slot.0).expect("seen a moment ago");
         self.by_volume.remove(&volume.attachment.volume);
+        self.shared.table_removed(&volume);
         self.past.add(&volume.counters);
         if !volume.waiting_hosts.is_empty() {
             if self.shutting_down {
@@ -277,9 +324,34 @@ impl Agent {
                 hosts: volume.hosts.len() as u32,
                 counters: volume.counters,
                 table_bytes: volume.table.resident_bytes(),
+                table_pages: volume.table.held_pages(),
                 granted_regions: volume.grants.regions(),
             })
             .collect()
+    }
+
+    /// What the tables of all its volumes may take, in bytes.
+    #[must_use]
+    pub fn table_bytes_max(&self) -> usize {
+        self.shared.config.table_bytes_max
+    }
+
+    /// What of that they take, in bytes.
+    #[must_use]
+    pub fn table_bytes_used(&self) -> usize {
+        self.shared.memory.used()
+    }
+
+    /// Table pages evicted so far.
+    #[must_use]
+    pub fn evictions(&self) -> u64 {
+        self.shared.memory.evictions()
+    }
+
+    /// What its tables take, counted anew: walks every table. For tests.
+    #[must_use]
+    pub fn table_bytes_recounted(&self) -> usize {
+        self.volumes.iter().map(|(_, volume)| volume.table.recounted_bytes()).sum()
     }
 
     /// The counters of volumes that were detached, summed up.

@@ -53,6 +53,12 @@ impl MapChanges {
         self.dirty_regions
     }
 
+    /// Whether one of the pages `first..end` has changes, or regions whose assignment nobody has heard of.
+    pub(crate) fn holds(&self, first: PageIndex, end: PageIndex) -> bool {
+        self.dirty.range(first..end).next().is_some()
+            || self.untaken.range(first.first_region()..end.first_region()).next().is_some()
+    }
+
     pub(crate) fn has_freed(&self) -> bool {
         !self.freed.is_empty()
     }
@@ -192,6 +198,12 @@ impl MapChanges {
 }
 
 impl Cut {
+    /// Whether it says something of one of the pages `first..end`.
+    pub(crate) fn holds(&self, first: PageIndex, end: PageIndex) -> bool {
+        let at = self.dirty.partition_point(|(page, _)| *page < first);
+        self.dirty.get(at).is_some_and(|(page, _)| *page < end)
+    }
+
     fn free(&mut self, freed: Freed) {
         self.freed_before = self.freed_before.max(freed.since);
         self.commit.drops.push(wire::Drop { page: freed.page, run: freed.run, born: freed.born });

@@ -2,6 +2,7 @@
 
 use crate::counters::Counters;
 use crate::event::{Effect, IoId, IoResult, VolumeSlot};
+use crate::memory::TableMemory;
 use crate::merge_task::MergeTask;
 use crate::planted::Planted;
 use crate::read::ReadTask;
@@ -23,6 +24,8 @@ pub struct AgentConfig {
     pub linger_nanos: u64,
     /// The most regions asked for in one grant.
     pub grant_regions_max: u32,
+    /// What the tables of all its volumes may take in memory, in bytes.
+    pub table_bytes_max: usize,
     /// Bugs for the simulator to find.
     pub planted: Planted,
 }
@@ -34,6 +37,7 @@ impl Default for AgentConfig {
             commit_regions: 64 * 1024,
             linger_nanos: 2_000_000_000,
             grant_regions_max: 16 * 1024,
+            table_bytes_max: usize::MAX,
             planted: Planted::default(),
         }
     }
@@ -79,13 +83,14 @@ pub(crate) struct Shared {
     pub(crate) config: AgentConfig,
     pub(crate) tasks: Slab<Task>,
     pub(crate) pieces: Slab<Piece>,
+    pub(crate) memory: TableMemory,
     layouts: Vec<Option<Arc<LogicalDiskLayout>>>,
     last_request: u64,
 }
 
 impl Shared {
     pub(crate) fn new(config: AgentConfig) -> Self {
-        Self { config, ..Self::default() }
+        Self { config, memory: TableMemory::new(config.table_bytes_max), ..Self::default() }
     }
 
     pub(crate) fn request_id(&mut self) -> RequestId {

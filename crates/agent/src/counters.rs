@@ -41,6 +41,10 @@ pub struct Counters {
     pub merges: u64,
     /// Regions whose layers were merged into one.
     pub regions_merged: u64,
+    /// Table pages evicted for want of memory.
+    pub evictions: u64,
+    /// Rounds begun because changed pages stood in the way of that.
+    pub early_commits: u64,
 }
 
 impl Counters {
@@ -66,6 +70,8 @@ impl Counters {
             held,
             merges,
             regions_merged,
+            evictions,
+            early_commits,
         } = other;
         self.reads += reads;
         self.read_bytes += read_bytes;
@@ -86,5 +92,7 @@ impl Counters {
         self.held += held;
         self.merges += merges;
         self.regions_merged += regions_merged;
+        self.evictions += evictions;
+        self.early_commits += early_commits;
     }
 }

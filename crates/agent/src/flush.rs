@@ -8,7 +8,7 @@ use crate::context::{Context, Piece, PieceOwner};
 use crate::event::IoId;
 use crate::planted::Bug;
 use crate::volume::Volume;
-use model::{DiskId, IoError};
+use model::{DiskId, IoError, PageIndex};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use wire::{AgentMessage, CommandId, CommitError, DiskOperation, GrantError, OrderOutcome, RequestId};
@@ -55,6 +55,11 @@ struct Round {
 impl FlushState {
     pub(crate) fn is_freeing(&self) -> bool {
         self.round.as_ref().is_some_and(|round| round.cuts.iter().any(|cut| !cut.commit.drops.is_empty()))
+    }
+
+    /// Whether what is being made durable says something of one of the pages `first..end`.
+    pub(crate) fn holds(&self, first: PageIndex, end: PageIndex) -> bool {
+        self.round.as_ref().is_some_and(|round| round.cuts.iter().any(|cut| cut.holds(first, end)))
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -207,6 +212,7 @@ impl Volume {
         for waiter in round.waiters {
             self.answer(context, waiter, result);
         }
+        self.room_made(context, result);
         let next = std::mem::take(&mut self.flush.next);
         if next.is_empty() {
             // Whoever came to rest while the round was under way leaves now.

@@ -12,6 +12,8 @@ pub(crate) struct Sequence(pub(crate) u64);
 pub(crate) struct WriteRanges {
     // Few and short-lived: a scan over packed pairs is quicker than any tree at the depths hosts use.
     ranges: Vec<(u64, u64)>,
+    /// Those of them that are trims', which may be as long as the volume.
+    trims: Vec<(u64, u64)>,
 }
 
 impl WriteRanges {
@@ -28,6 +30,26 @@ impl WriteRanges {
 
     pub(crate) fn begin(&mut self, range: ByteRange) {
         self.ranges.push((range.start, range.end()));
+    }
+
+    /// The same for a trim: it looks at each page when it comes to it, and needs at hand only those of its ends.
+    pub(crate) fn begin_trim(&mut self, range: ByteRange) {
+        self.begin(range);
+        self.trims.push((range.start, range.end()));
+    }
+
+    pub(crate) fn end_trim(&mut self, range: ByteRange) {
+        self.end(range);
+        let held = (range.start, range.end());
+        let index = self.trims.iter().position(|range| *range == held).expect("a trim that ends has begun");
+        self.trims.swap_remove(index);
+    }
+
+    /// The bytes whose entries must stay at hand, first to end.
+    pub(crate) fn needed(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let writes = self.ranges.iter().filter(|range| !self.trims.contains(range)).copied();
+        let ends = |(start, end): &(u64, u64)| [(*start, start + 1), (end.saturating_sub(1), *end)];
+        writes.chain(self.trims.iter().flat_map(ends))
     }
 
     pub(crate) fn end(&mut self, range: ByteRange) {

@@ -15,6 +15,7 @@ mod flush;
 mod freeze;
 mod grants;
 mod inflight;
+mod memory;
 mod merge;
 mod merge_task;
 mod planted;

@@ -66,11 +66,19 @@ pub enum Bug {
     MergeIgnoresWrites,
     /// What a snapshot sees is read before it is durable.
     ReadBeforeSettled,
+    /// A table page is evicted although it has changes that nobody has heard of.
+    EvictsDirty,
+    /// A table page is evicted although a write to it is in flight.
+    EvictsInFlight,
+    /// A table page is evicted before the commit of its changes is done: its next fault may be answered with a stale page.
+    EvictsBeforeCommit,
+    /// A table page that was written and evicted is taken for zero again, as it was once known to be.
+    EvictedTakenForZero,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::DeviceFlushSkipped,
         Self::CommitBeforeFlush,
         Self::BitBeforeData,
@@ -93,5 +101,9 @@ impl Bug {
         Self::MergeForgetsBlocks,
         Self::MergeIgnoresWrites,
         Self::ReadBeforeSettled,
+        Self::EvictsDirty,
+        Self::EvictsInFlight,
+        Self::EvictsBeforeCommit,
+        Self::EvictedTakenForZero,
     ];
 }

@@ -10,6 +10,7 @@ use crate::flush::FlushState;
 use crate::freeze::Freeze;
 use crate::grants::Grants;
 use crate::inflight::{InFlight, WriteRanges};
+use crate::memory::Room;
 use crate::merge::Merges;
 use crate::planted::Bug;
 use crate::write::Unplaced;
@@ -42,6 +43,15 @@ pub(crate) enum Held {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Blocked;
 
+/// A page that was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Fetch {
+    page: PageIndex,
+    /// From here on the answer's word on what is absent does not count: something was evicted there since it was asked for,
+    /// which it may know nothing of.
+    absent_max: PageIndex,
+}
+
 /// An attached volume.
 #[derive(Debug)]
 pub(crate) struct Volume {
@@ -61,7 +71,9 @@ pub(crate) struct Volume {
     pub(crate) hosts: BTreeSet<HostId>,
     pub(crate) idle_since: Option<Time>,
     pub(crate) counters: Counters,
-    fetches: BTreeMap<RequestId, PageIndex>,
+    fetches: BTreeMap<RequestId, Fetch>,
+    /// Its share in the agent's memory for tables.
+    pub(crate) room: Room,
     pub(crate) grant_request: Option<RequestId>,
     grant_regions_next: u32,
     /// Set while held I/O is tried again after a refusal: it then fails instead of asking once more.
@@ -120,6 +132,7 @@ impl Volume {
             idle_since: Some(now),
             counters: Counters::default(),
             fetches: BTreeMap::new(),
+            room: Room::default(),
             grant_request: None,
             grant_regions_next: GRANT_REGIONS_FIRST,
             grant_refused: None,
@@ -378,12 +391,27 @@ impl Volume {
         self.held.is_empty() && !self.retrying
     }
 
+    /// The pages that are being fetched.
+    pub(crate) fn fetched_pages(&self) -> impl Iterator<Item = PageIndex> + '_ {
+        self.fetches.values().map(|fetch| fetch.page)
+    }
+
+    /// The pages from `first` on were evicted, or some of them: answers under way may not know what they were.
+    pub(crate) fn evicted_from(&mut self, first: PageIndex) {
+        for fetch in self.fetches.values_mut() {
+            fetch.absent_max = fetch.absent_max.min(first.max(fetch.page));
+        }
+    }
+
     /// Asks for a page, unless that is under way.
     pub(crate) fn fault(&mut self, context: &mut Context<'_>, page: PageIndex) -> Blocked {
-        if self.fetches.len() < FETCHES_MAX && !self.fetches.values().any(|fetched| *fetched == page) {
+        if self.fetches.len() < self.fetches_max(context)
+            && !self.fetched_pages().any(|fetched| fetched == page)
+            && !self.waits_for_room(context)
+        {
             self.counters.faults_page += 1;
             let request = context.shared.request_id();
-            self.fetches.insert(request, page);
+            self.fetches.insert(request, Fetch { page, absent_max: PageIndex(u32::MAX) });
             let epoch = self.attachment.credentials.epoch;
             context.to_controller(AgentMessage::FetchPage { request, epoch, page });
         }
@@ -398,18 +426,14 @@ impl Volume {
         runs: &[model::EntryRun],
         absent_until: PageIndex,
     ) {
-        if self.fetches.remove(&request) != Some(page) {
-            return;
-        }
+        let Some(fetch) = self.fetches.remove(&request).filter(|fetch| fetch.page == page) else { return };
         // A page that is loaded already holds changes that the controller has not seen.
         if self.table.page(page).is_some() {
             return self.retry_held(context);
         }
         self.table.load(page, runs);
         let next = PageIndex(page.0 + 1);
-        if absent_until > next {
-            self.table.load_absent(next, absent_until);
-        }
+        self.table.load_absent(next, absent_until.min(fetch.absent_max));
         self.retry_held(context);
         self.flatten_on(context);
     }

@@ -290,6 +290,7 @@ impl Volume {
         write.pieces_left = writes.len() as u32;
         if !writes.is_empty() {
             write.sequence = Some(self.inflight.begin());
+            self.room.write_begins();
         } else {
             drop(data);
             self.end_write(context, task);
@@ -352,6 +353,15 @@ impl Volume {
             }
             regions.push(RegionWrite { region, blocks, place, data: runs, settled });
             at = end;
+        }
+        // (What is settled changes nothing of the table.)
+        if regions.iter().any(|write| !write.settled) {
+            if let Some(error) = self.out_of_room(context) {
+                return Err(Unplaced::Failed(error));
+            }
+            if self.waits_for_room(context) {
+                return Err(Unplaced::Blocked);
+            }
         }
         if wanted > 0 {
             match self.have_regions(context, wanted) {
@@ -511,7 +521,10 @@ impl Volume {
         if write.failed.is_none() {
             self.apply(context, write.range, &write.regions);
         }
-        write.sequence.into_iter().for_each(|sequence| self.inflight.end(sequence));
+        if let Some(sequence) = write.sequence {
+            self.inflight.end(sequence);
+            self.room.write_ends();
+        }
         match write.data {
             Data::Whole(data) => context.recycle(data),
             Data::Raw { bytes, first, last, .. } => {

@@ -64,7 +64,7 @@ impl Volume {
         keep_space: bool,
     ) {
         let held = whole_blocks(range);
-        self.writes.begin(held);
+        self.writes.begin_trim(held);
         let (mut start, mut end) = (range.start.next_multiple_of(BLOCK_BYTES), range.end() / BLOCK_BYTES * BLOCK_BYTES);
         if range.end() == self.attachment.size_bytes && range.length > 0 {
             // What follows the volume's end in its last block is nobody's.
@@ -168,6 +168,10 @@ impl Volume {
             }
             if budget == 0 {
                 self.resume = true;
+                return Err(Blocked);
+            }
+            // Holes in what was one extent make the table larger, too.
+            if self.waits_for_room(context) {
                 return Err(Blocked);
             }
             let region = size.region_of(cursor);
@@ -283,7 +287,7 @@ impl Volume {
         let Some(Task::Zero(zero)) = context.shared.tasks.remove(task) else {
             unreachable!("the caller holds the task");
         };
-        self.writes.end(zero.held);
+        self.writes.end_trim(zero.held);
         let result = zero.failed.map_or(Ok(()), Err);
         match zero.owner {
             ZeroOwner::Host { id, fua: true } if result.is_ok() => self.flush_for(context, Waiter::Host(id)),

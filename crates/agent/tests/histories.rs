@@ -91,7 +91,9 @@ fn data(length: u64, value: u8, holes: bool) -> Vec<u8> {
 }
 
 fn run(steps: Vec<Step>, region_size: RegionSize, units: u32, seed: u64) {
-    let mut cluster = Cluster::new(VOLUME_BYTES, region_size, units, seed);
+    // Half of them with memory for tables, half with none but for what cannot go.
+    let table_bytes_max = [usize::MAX, 1][(seed >> 7 & 1) as usize];
+    let mut cluster = Cluster::with_tables(VOLUME_BYTES, region_size, units, seed, table_bytes_max);
     let mut model = vec![0_u8; VOLUME_BYTES as usize];
     let roomy = u64::from(units) * model::UNIT_BYTES >= 32 * VOLUME_BYTES;
     let mut pending = Vec::new();

@@ -31,7 +31,7 @@ pub use snapshot::{
     CloneCreate, Diff, DiffKind, DiffQuery, DiffRange, KeepRule, Schedule, ScheduleSet, Snapshot, SnapshotCreate,
     SnapshotRename, SnapshotState, VolumeRollback, split_snapshot_name,
 };
-pub use status::{Listener, MetadataUsage, Status};
+pub use status::{Listener, MetadataUsage, Status, TableUsage};
 pub use volume::{
     Session, Volume, VolumeCounters, VolumeCreate, VolumeRename, VolumeResize, VolumeSet, VolumeSpace, VolumeState,
 };

@@ -24,6 +24,23 @@ pub struct MetadataUsage {
     pub free_bytes: u64,
 }
 
+/// The volumes' tables in the server's memory, all together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct TableUsage {
+    /// What they take, in bytes.
+    pub used_bytes: u64,
+    /// What they may take, in bytes.
+    pub limit_bytes: u64,
+    /// How many pages they hold.
+    pub pages: u64,
+    /// How many pages had to be asked for since the server started.
+    pub misses: u64,
+    /// How many were evicted.
+    pub evictions: u64,
+    /// How often changes were committed early because they stood in the way of that.
+    pub early_commits: u64,
+}
+
 /// The whole server at a glance.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -51,6 +68,9 @@ pub struct Status {
     pub connections: u32,
     /// The metadata store's size.
     pub metadata: MetadataUsage,
+    /// The volumes' tables in memory.
+    #[serde(default)]
+    pub tables: TableUsage,
     /// What is wrong now, worst first.
     pub alerts: Vec<Alert>,
 }

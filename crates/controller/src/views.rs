@@ -3,7 +3,10 @@
 use crate::alerts::{POOL_ALERTS, VOLUME_ALERTS};
 use crate::engine::Controller;
 use crate::state::{DiskCondition, SessionStage, Volume};
-use api::{AlertKind, DiskCounters, DiskState, MetadataUsage, PoolState, Raid, Session, VolumeCounters, VolumeState};
+use api::{
+    AlertKind, DiskCounters, DiskState, MetadataUsage, PoolState, Raid, Session, TableUsage, VolumeCounters,
+    VolumeState,
+};
 use model::{DiskId, PoolId, UNIT_BYTES, VolumeId};
 
 impl Controller {
@@ -148,6 +151,7 @@ impl Controller {
                 used_bytes: self.space.used_bytes,
                 free_bytes: self.space.available_bytes.unwrap_or(0),
             },
+            tables: TableUsage::default(),
             alerts,
         }
     }

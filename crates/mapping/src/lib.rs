@@ -27,5 +27,5 @@ pub use resolve::{
     WriteTarget, resolve_read, resolve_write,
 };
 pub use stack::{Dropped, Drops, REGION_LAYERS_MAX};
-pub use table::{PageRef, PageTable, WriteOutcome, ZeroOutcome};
+pub use table::{Evicted, PageRef, PageTable, WriteOutcome, ZeroOutcome};
 pub use view::{EntryView, Extent};

@@ -6,24 +6,47 @@
 
 mod run;
 
-use self::run::Run;
+use self::run::{Run, heap_bytes};
 use crate::stack::{self, Drops};
 use crate::view::{EntryView, Extent, mask_of};
 use model::{
     BlockRange, DiskRegion, EntryRun, Generation, LAYERS_MAX, LayerStack, MapEntry, Place, REGIONS_PER_PAGE, RegionSize,
 };
 use smallvec::SmallVec;
+use std::cell::Cell;
 
 const SLOTS: u16 = REGIONS_PER_PAGE as u16;
 /// Regions of so many blocks hold a single layer's bitmap in the run.
 const INLINE_BLOCKS_MAX: u32 = 64;
 
 /// A table page that is not uniform.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub struct TablePage {
     runs: Vec<Run>,
+    /// What the stacks of its runs occupy, in bytes; kept, so that nobody has to walk them.
+    stack_bytes: u32,
     size: RegionSize,
+    /// Looked up since the table's hand came past.
+    pub(crate) referenced: Cell<bool>,
 }
+
+const _: () = assert!(std::mem::size_of::<TablePage>() == 32);
+
+impl Clone for TablePage {
+    fn clone(&self) -> Self {
+        let runs = self.runs.clone();
+        // A copy has no idle room, so that its stacks may be smaller.
+        Self { stack_bytes: stack_bytes(&runs), runs, size: self.size, referenced: self.referenced.clone() }
+    }
+}
+
+impl PartialEq for TablePage {
+    fn eq(&self, other: &Self) -> bool {
+        self.runs == other.runs && self.size == other.size
+    }
+}
+
+impl Eq for TablePage {}
 
 /// What a page has come to when one value describes it whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,7 +59,11 @@ impl TablePage {
     /// A page of zeroes.
     #[must_use]
     pub fn new(size: RegionSize) -> Self {
-        Self { runs: Vec::new(), size }
+        Self::of(Vec::new(), size)
+    }
+
+    fn of(runs: Vec<Run>, size: RegionSize) -> Self {
+        Self { stack_bytes: stack_bytes(&runs), runs, size, referenced: Cell::new(true) }
     }
 
     /// The page those runs describe; slots that none names are zero, and a later run wins.
@@ -51,7 +78,7 @@ impl TablePage {
     }
 
     pub(crate) fn from_extent(size: RegionSize, extent: Extent) -> Self {
-        Self { runs: vec![Run::Full { first: 0, count: SLOTS, extent }], size }
+        Self::of(vec![Run::Full { first: 0, count: SLOTS, extent }], size)
     }
 
     pub(crate) fn uniform(&self) -> Option<Uniform> {
@@ -68,19 +95,16 @@ impl TablePage {
         self.runs.len()
     }
 
-    /// What it occupies on the heap, in bytes.
+    /// What it occupies on the heap, in bytes: its runs, and the stacks of those that have one.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        let stacks = self.runs.iter().filter_map(|run| match run {
-            Run::Stack { layers, .. } => Some(layers),
-            _ => None,
-        });
-        let stack_bytes = stacks.map(|layers| {
-            let spilled = if layers.spilled() { layers.capacity() * std::mem::size_of::<model::Layer>() } else { 0 };
-            let words = layers.iter().map(|layer| layer.blocks.words().len()).filter(|words| *words > 1);
-            std::mem::size_of::<LayerStack>() + spilled + words.sum::<usize>() * 8
-        });
-        self.runs.capacity() * std::mem::size_of::<Run>() + stack_bytes.sum::<usize>()
+        self.runs.capacity() * std::mem::size_of::<Run>() + self.stack_bytes as usize
+    }
+
+    /// The same, counted anew: what [`TablePage::heap_bytes`] must come to.
+    #[must_use]
+    pub fn recounted_heap_bytes(&self) -> usize {
+        self.runs.capacity() * std::mem::size_of::<Run>() + stack_bytes(&self.runs) as usize
     }
 
     /// What it says of `slot`.
@@ -238,9 +262,12 @@ impl TablePage {
         if let Ok(index) = found
             && let Run::Stack { layers, .. } = &mut self.runs[index]
         {
+            let before = heap_bytes(layers);
             let result = change(layers);
-            if !stays_boxed(layers, self.size) {
-                let layers = std::mem::take(&mut **layers);
+            let smaller = (!stays_boxed(layers, self.size)).then(|| std::mem::take(&mut **layers));
+            let after = heap_bytes(layers);
+            self.stack_bytes = self.stack_bytes - before + after;
+            if let Some(layers) = smaller {
                 self.put_stack(slot, layers);
             }
             return result;
@@ -306,12 +333,15 @@ impl TablePage {
             && let Some(run) = run
         {
             self.reserve(1);
+            self.stack_bytes += run.stack_bytes();
             self.runs.insert(low, run);
             return self.fuse_around(low);
         }
         if high - low == 1 && self.runs[low].first() == first && self.runs[low].end() == end {
+            self.stack_bytes -= self.runs[low].stack_bytes();
             match run {
                 Some(run) => {
+                    self.stack_bytes += run.stack_bytes();
                     self.runs[low] = run;
                     self.fuse_around(low);
                 }
@@ -334,6 +364,7 @@ impl TablePage {
         let at = at + usize::from(left.is_some());
         let is_some = run.is_some();
         let pieces: SmallVec<[Run; 3]> = [left, run, right].into_iter().flatten().collect();
+        self.stack_bytes = self.stack_bytes - stack_bytes(old) + stack_bytes(&pieces);
         self.reserve(pieces.len().saturating_sub(range.len()));
         self.runs.splice(range, pieces);
         if is_some {
@@ -350,6 +381,11 @@ impl TablePage {
             let most = usize::from(SLOTS).saturating_sub(length);
             self.runs.reserve_exact((length / 2).max(2).min(most).max(more));
         }
+    }
+
+    /// Gives all idle memory back: most pages that are loaded do not grow.
+    pub(crate) fn fit(&mut self) {
+        self.runs.shrink_to_fit();
     }
 
     /// Gives memory back when most of it is idle.
@@ -376,6 +412,10 @@ impl TablePage {
             self.shrink();
         }
     }
+}
+
+fn stack_bytes(runs: &[Run]) -> u32 {
+    runs.iter().map(Run::stack_bytes).sum()
 }
 
 /// The runs of `slots`, zero ones too, of a page that `span` looks up.

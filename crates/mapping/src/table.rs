@@ -3,34 +3,29 @@
 //! Pages lie in chunks of 1,024 slots, grown on first use, under one array of chunks: a lookup is two indexed loads and,
 //! on a page that is not uniform, a short search. A page that is wholly one extent, or wholly zero, takes its slot and
 //! nothing else, so a contiguously written TiB (64 KiB regions) takes 16 chunks, 384 KiB.
+//!
+//! What it occupies is counted as it changes. Lookups leave a mark on the page and its chunk, by which a table that is too
+//! large tells what to evict.
 
+mod chunk;
+mod evict;
 mod page_ref;
 
+use self::chunk::{CHUNK_PAGES, Chunk, PageSlot};
+pub use self::evict::Evicted;
 use self::page_ref::PageContent;
 pub use self::page_ref::PageRef;
 use crate::page::{TablePage, Uniform};
 use crate::stack::{self, Drops};
-use crate::view::{EntryView, Extent};
+use crate::view::EntryView;
 use model::{
     BlockRange, DiskRegion, EntryRun, Generation, MapEntry, PageIndex, REGIONS_PER_PAGE, RegionIndex, RegionSize,
     UnitRun,
 };
 use std::collections::BTreeMap;
 
-const CHUNK_PAGES: usize = 1024;
-
-/// What the table holds of one page.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum PageSlot {
-    NotLoaded,
-    Zero,
-    Extent(Extent),
-    Runs(Box<TablePage>),
-}
-
-const _: () = assert!(std::mem::size_of::<PageSlot>() == 24);
-
-type Chunk = Box<[PageSlot]>;
+/// What a range of pages known to be zero takes in its tree, in bytes: two indices and its part of a node.
+const ABSENT_RANGE_BYTES: usize = 32;
 
 /// What changed when blocks were written.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -55,6 +50,15 @@ pub struct ZeroOutcome {
 pub struct PageTable {
     size: RegionSize,
     chunks: Vec<Option<Chunk>>,
+    /// How many of them there are.
+    chunk_count: usize,
+    /// What pages occupy beside their slots, in bytes.
+    page_bytes: usize,
+    /// Pages with a slot that says something.
+    held_pages: usize,
+    /// Where eviction goes on, and how many slots it has passed since it last evicted something.
+    hand: u32,
+    passed: usize,
     /// Ranges of pages (first to end) known to be wholly zero without a slot of their own. A slot that is loaded wins.
     absent: BTreeMap<u32, u32>,
 }
@@ -63,7 +67,16 @@ impl PageTable {
     /// A table of which no page is loaded, of a volume with regions of `size`.
     #[must_use]
     pub fn new(size: RegionSize) -> Self {
-        Self { size, chunks: Vec::new(), absent: BTreeMap::new() }
+        Self {
+            size,
+            chunks: Vec::new(),
+            chunk_count: 0,
+            page_bytes: 0,
+            held_pages: 0,
+            hand: 0,
+            passed: 0,
+            absent: BTreeMap::new(),
+        }
     }
 
     /// The volume's region size.
@@ -121,8 +134,10 @@ impl PageTable {
     /// # Panics
     /// When a run leaves the page or breaks a rule of entries (the decoder refuses such runs).
     pub fn load(&mut self, page: PageIndex, runs: &[EntryRun]) {
-        let loaded = settled(TablePage::from_runs(self.size, runs));
-        *self.slot_mut(page) = loaded;
+        let mut loaded = TablePage::from_runs(self.size, runs);
+        loaded.fit();
+        let loaded = settled(loaded);
+        self.put(page, loaded);
     }
 
     /// Takes in that the pages `first..end` are wholly zero, at the cost of one range. Pages of it that are loaded stay
@@ -145,19 +160,10 @@ impl PageTable {
 
     /// Forgets a page: the next lookup in it faults.
     pub fn unload(&mut self, page: PageIndex) {
-        if let Some(slot) = self.loaded_slot_mut(page) {
-            *slot = PageSlot::NotLoaded;
+        if self.slot(page).is_some() {
+            self.put(page, PageSlot::NotLoaded);
         }
-        if let Some((&from, &to)) = self.absent.range(..=page.0).next_back()
-            && page.0 < to
-        {
-            self.absent.remove(&from);
-            for (from, to) in [(from, page.0), (page.0 + 1, to)] {
-                if from < to {
-                    self.absent.insert(from, to);
-                }
-            }
-        }
+        self.forget_absent_between(page.0, page.0 + 1);
     }
 
     /// Puts a layer at `place` that holds no block yet on top of the region's entry.
@@ -280,20 +286,38 @@ impl PageTable {
         self.set(region, MapEntry::Invalid);
     }
 
-    /// What the table occupies, in bytes. Walks every loaded page.
+    /// What the table occupies, in bytes, its directory of chunks included.
     #[must_use]
     pub fn resident_bytes(&self) -> usize {
-        let slots = self.chunks.iter().flatten().flat_map(|chunk| chunk.iter());
-        let pages = slots.map(|slot| match slot {
-            PageSlot::Runs(page) => std::mem::size_of::<TablePage>() + page.heap_bytes(),
-            _ => 0,
-        });
         std::mem::size_of::<Self>()
             + self.chunks.capacity() * std::mem::size_of::<Option<Chunk>>()
-            + self.chunks.iter().flatten().count() * CHUNK_PAGES * std::mem::size_of::<PageSlot>()
-            + pages.sum::<usize>()
-            // A range in the tree: two indices and its part of a node.
-            + self.absent.len() * 32
+            + self.evictable_bytes()
+    }
+
+    /// The part of it that eviction can give back, in bytes: all but the directory.
+    #[must_use]
+    pub fn evictable_bytes(&self) -> usize {
+        self.page_bytes + self.chunk_count * chunk::BYTES + self.absent_bytes()
+    }
+
+    /// The part of it that ranges known to be zero take, in bytes.
+    #[must_use]
+    pub fn absent_bytes(&self) -> usize {
+        self.absent.len() * ABSENT_RANGE_BYTES
+    }
+
+    /// What [`PageTable::evictable_bytes`] must come to, counted anew: walks everything. For tests.
+    #[must_use]
+    pub fn recounted_bytes(&self) -> usize {
+        let chunks = self.chunks.iter().flatten();
+        let pages = chunks.clone().flat_map(|chunk| chunk.slots.iter().map(PageSlot::recounted_bytes));
+        pages.sum::<usize>() + chunks.count() * chunk::BYTES + self.absent_bytes()
+    }
+
+    /// How many pages it holds: loaded from the controller or touched since.
+    #[must_use]
+    pub fn held_pages(&self) -> usize {
+        self.held_pages
     }
 
     /// The pages that are loaded with something in them or were touched since, in order: those worth unloading. Pages of a
@@ -301,7 +325,7 @@ impl PageTable {
     pub fn resident_pages(&self) -> impl Iterator<Item = PageIndex> + '_ {
         let chunks = self.chunks.iter().enumerate().filter_map(|(index, chunk)| Some((index, chunk.as_ref()?)));
         chunks.flat_map(|(index, chunk)| {
-            let loaded = chunk.iter().enumerate().filter(|(_, slot)| **slot != PageSlot::NotLoaded);
+            let loaded = chunk.slots.iter().enumerate().filter(|(_, slot)| slot.is_loaded());
             loaded.map(move |(within, _)| PageIndex((index * CHUNK_PAGES + within) as u32))
         })
     }
@@ -314,24 +338,42 @@ impl PageTable {
         ranges + outside.count() as u64
     }
 
+    /// The page's slot, and the mark that it was looked up.
     fn slot(&self, page: PageIndex) -> Option<&PageSlot> {
         let index = page.0 as usize;
-        self.chunks.get(index / CHUNK_PAGES)?.as_ref().map(|chunk| &chunk[index % CHUNK_PAGES])
+        self.chunks.get(index / CHUNK_PAGES)?.as_ref().map(|chunk| chunk.slot(index % CHUNK_PAGES))
     }
 
-    fn loaded_slot_mut(&mut self, page: PageIndex) -> Option<&mut PageSlot> {
-        let index = page.0 as usize;
-        self.chunks.get_mut(index / CHUNK_PAGES)?.as_mut().map(|chunk| &mut chunk[index % CHUNK_PAGES])
-    }
-
-    fn slot_mut(&mut self, page: PageIndex) -> &mut PageSlot {
-        let index = page.0 as usize;
-        let chunk = index / CHUNK_PAGES;
-        if self.chunks.len() <= chunk {
-            self.chunks.resize_with(chunk + 1, || None);
+    /// The page's chunk, made if need be.
+    fn chunk_mut(&mut self, page: PageIndex) -> &mut Chunk {
+        let index = page.0 as usize / CHUNK_PAGES;
+        if self.chunks.len() <= index {
+            self.chunks.resize_with(index + 1, || None);
         }
-        let slots = self.chunks[chunk].get_or_insert_with(|| vec![PageSlot::NotLoaded; CHUNK_PAGES].into_boxed_slice());
-        &mut slots[index % CHUNK_PAGES]
+        if self.chunks[index].is_none() {
+            self.chunk_count += 1;
+        }
+        self.chunks[index].get_or_insert_with(Chunk::new)
+    }
+
+    /// Sets the page's slot.
+    fn put(&mut self, page: PageIndex, slot: PageSlot) {
+        self.change(page, |place| *place = slot);
+    }
+
+    /// Changes the page's slot, and counts what that comes to.
+    fn change<R>(&mut self, page: PageIndex, change: impl FnOnce(&mut PageSlot) -> R) -> R {
+        let chunk = self.chunk_mut(page);
+        let slot = &mut chunk.slots[page.0 as usize % CHUNK_PAGES];
+        let (loaded, runs, bytes) = (slot.is_loaded(), slot.is_runs(), slot.bytes());
+        let result = change(slot);
+        let (loaded_now, runs_now, bytes_now) = (slot.is_loaded(), slot.is_runs(), slot.bytes());
+        chunk.loaded = chunk.loaded - u16::from(loaded) + u16::from(loaded_now);
+        chunk.runs = chunk.runs - u16::from(runs) + u16::from(runs_now);
+        chunk.referenced.set(true);
+        self.held_pages = self.held_pages - usize::from(loaded) + usize::from(loaded_now);
+        self.page_bytes = self.page_bytes - bytes + bytes_now;
+        result
     }
 
     /// The end of the range of zero pages that `page` lies in.
@@ -348,7 +390,7 @@ impl PageTable {
             match self.chunks.get(index / CHUNK_PAGES) {
                 None => return end,
                 Some(None) => at = at.saturating_add((CHUNK_PAGES - index % CHUNK_PAGES) as u32),
-                Some(Some(chunk)) if chunk[index % CHUNK_PAGES] == PageSlot::NotLoaded => at += 1,
+                Some(Some(chunk)) if !chunk.slots[index % CHUNK_PAGES].is_loaded() => at += 1,
                 Some(Some(_)) => return PageIndex(at),
             }
         }
@@ -359,25 +401,26 @@ impl PageTable {
     fn edit<R>(&mut self, region: RegionIndex, change: impl FnOnce(&mut TablePage) -> R) -> R {
         let (size, page) = (self.size, region.page());
         let is_absent = self.absent_end(page).is_some();
-        let slot = self.slot_mut(page);
-        if let PageSlot::Runs(runs) = slot {
-            let result = change(runs);
-            if let Some(uniform) = runs.uniform() {
-                *slot = slot_of(uniform);
+        self.change(page, |slot| {
+            if let PageSlot::Runs(runs) = slot {
+                let result = change(runs);
+                if let Some(uniform) = runs.uniform() {
+                    *slot = slot_of(uniform);
+                }
+                return result;
             }
-            return result;
-        }
-        let mut runs = match slot {
-            PageSlot::Extent(extent) => TablePage::from_extent(size, *extent),
-            PageSlot::NotLoaded => {
-                assert!(is_absent, "a page is loaded before it is changed");
-                TablePage::new(size)
-            }
-            _ => TablePage::new(size),
-        };
-        let result = change(&mut runs);
-        *slot = settled(runs);
-        result
+            let mut runs = match slot {
+                PageSlot::Extent(extent) => TablePage::from_extent(size, *extent),
+                PageSlot::NotLoaded => {
+                    assert!(is_absent, "a page is loaded before it is changed");
+                    TablePage::new(size)
+                }
+                _ => TablePage::new(size),
+            };
+            let result = change(&mut runs);
+            *slot = settled(runs);
+            result
+        })
     }
 }
 

@@ -217,6 +217,7 @@ impl Pair {
             "every place that leaves its entry is reported, and none is back"
         );
 
+        assert_eq!(self.table.evictable_bytes(), self.table.recounted_bytes(), "memory is counted as it changes");
         let page = self.table.page(region.page()).expect("the volume is loaded");
         let durable = self.durable.entry(region.page()).or_default();
         let mut folded = TablePage::from_runs(self.size, durable);

@@ -2,10 +2,14 @@
 
 use crate::door;
 use crate::fabric::{Happening, Way};
+use crate::verdict::{Invariant, Violation};
 use crate::world::{Phase, Ticket, World};
 use agent::IoId;
 use nbd::server::{self, ContextSet, RequestKind};
 use wire::{AgentMessage, NodeCommand, NodeReport, NodeRequest};
+
+/// Tables are counted anew at every so-manieth effect.
+const TABLES_CHECKED_EVERY: u64 = 61;
 
 impl World {
     /// One more effect is to be performed. False when the process dies instead.
@@ -34,7 +38,10 @@ impl World {
             let shell = &mut self.process.agents[agent];
             let mut effects = Vec::new();
             let engine_now = self.clock.engine_time(self.now);
+            let evictions = shell.engine.evictions();
             shell.engine.step(engine_now, event, &mut shell.buffers, &mut effects);
+            self.counts.evictions += shell.engine.evictions() - evictions;
+            self.check_tables(agent);
             let mut doors = Vec::new();
             for effect in effects {
                 if !self.effect() {
@@ -52,6 +59,19 @@ impl World {
             }
         }
         self.plan_tick(agent);
+    }
+
+    /// Now and then: what tables take is what the agent thinks they do.
+    fn check_tables(&mut self, agent: usize) {
+        let engine = &self.process.agents[agent].engine;
+        if !self.counts.effects.is_multiple_of(TABLES_CHECKED_EVERY) {
+            return;
+        }
+        let (used, recounted) = (engine.table_bytes_used(), engine.table_bytes_recounted());
+        if used != recounted {
+            let detail = format!("tables take {recounted} bytes, and agent {agent} counts {used}");
+            self.fail(Violation::new(Invariant::LimitsHold, detail));
+        }
     }
 
     /// Sees to it that the agent is told when its deadline comes.

@@ -169,6 +169,8 @@ pub struct Plan {
     pub ample: bool,
     /// In the end every volume is trimmed, and the pool must be empty.
     pub empties: bool,
+    /// What the tables of an agent may take in memory, in bytes.
+    pub table_bytes_max: usize,
     /// A bug to be found.
     pub planted: Option<PlantedBug>,
 }
@@ -243,6 +245,7 @@ impl Plan {
             think_nanos: random.pick(&[1_000, 20_000, 300_000]),
             ample,
             empties: random.permille(400),
+            table_bytes_max: usize::MAX,
             planted: None,
             volumes,
         };
@@ -265,6 +268,11 @@ impl Plan {
         if scenario == Scenario::Any && random.permille(300) {
             let count = random.between(2, 16);
             plan.take_snapshots(&mut random, count, &ACTIONS);
+        }
+        let mut random = Random::new(seed ^ 0x7ab1_e000_0000_0003);
+        if random.permille(400) {
+            // Nothing that can be evicted may stay, or a chunk of slots, or a few.
+            plan.table_bytes_max = random.pick(&[1, 1, 26_000, 52_000, 100_000]);
         }
         plan
     }

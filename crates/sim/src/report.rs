@@ -19,6 +19,7 @@ impl Tally {
         self.counts.crashes += outcome.counts.crashes;
         self.counts.effects += outcome.counts.effects;
         self.counts.refused_full += outcome.counts.refused_full;
+        self.counts.evictions += outcome.counts.evictions;
         self.counts.failed += outcome.counts.failed;
         self.counts.views.add(&outcome.counts.views);
         let mut replay = format!("cargo xtask sim --seed {seed} --scenario {}", settings.scenario.name());
@@ -43,10 +44,11 @@ impl Tally {
     }
 
     fn print_counts(&self) {
-        let Counts { operations, crashes, effects, refused_full, failed, views } = self.counts;
+        let Counts { operations, crashes, effects, refused_full, evictions, failed, views } = self.counts;
         let each = operations / self.runs.max(1);
         println!("  {operations} operations of hosts ({each} a run), {effects} effects, {crashes} crashes");
         println!("  {refused_full} requests refused for lack of space, {failed} failed by injected faults");
+        println!("  {evictions} table pages evicted");
         println!(
             "  {} snapshots ({} cuts through several volumes), {} deleted, {} renamed; {} clones, {} rollbacks, {} flattenings",
             views.snapshots, views.cuts, views.deletes, views.renames, views.clones, views.rollbacks, views.flattens

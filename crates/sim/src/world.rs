@@ -98,6 +98,8 @@ pub struct Counts {
     pub effects: u64,
     /// Requests refused for lack of space.
     pub refused_full: u64,
+    /// Table pages evicted by agents.
+    pub evictions: u64,
     /// Requests that failed otherwise.
     pub failed: u64,
     /// What operators did with snapshots: see [`crate::report`].
@@ -404,7 +406,11 @@ impl World {
 
 impl AgentShell {
     pub(crate) fn new(plan: &Plan, number: usize) -> Self {
-        let config = AgentConfig { planted: PlantedBug::agent(plan.planted), ..AgentConfig::default() };
+        let config = AgentConfig {
+            planted: PlantedBug::agent(plan.planted),
+            table_bytes_max: plan.table_bytes_max,
+            ..AgentConfig::default()
+        };
         Self { number, engine: Agent::new(config), buffers: BufferPool::new(4 << 20), due: None }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::serve;
 
 /// Runs one fio job against a volume and checks that it verified something and found nothing wrong.
-fn fio(uri: &str, arguments: &[&str]) -> Result<()> {
+pub(crate) fn fio(uri: &str, arguments: &[&str]) -> Result<()> {
     let target = format!("--uri={uri}");
     let mut all = vec![
         "--name=job",

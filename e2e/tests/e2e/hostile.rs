@@ -222,6 +222,44 @@ fn clients_that_never_read_or_never_finish_hold_only_themselves() -> Result<()> 
     server.audit()
 }
 
+/// Fault 47: one client alone, with the requests that cost most for what they say, and no ear for replies.
+#[test]
+fn one_client_takes_no_more_memory_than_a_connection_may() -> Result<()> {
+    /// What the operations guide promises of one connection.
+    const ALLOWED: u64 = 128 * MIB;
+    /// What else a server may have grown by meanwhile.
+    const BESIDE: u64 = 24 * MIB;
+    if standin() {
+        return Ok(());
+    }
+    let server = serve("1G", "victim", "1G")?;
+    let mut victim = Victim::new(&server)?;
+    for index in 0..64 {
+        ensure!(victim.session.write(index * MIB, &noise(index, 1 << 20), 0)? == 0);
+    }
+    victim.is_well(&server)?;
+    // A buffer is a power of two: just above one, and not on a block's edge, is the worst for whoever counts bytes.
+    for length in [MIB + 512, 256 * KIB + 512, 32 * MIB - 512] {
+        let before = resident(&server)?;
+        let mut session = server.session("victim")?;
+        session.stream().set_write_patience(Duration::from_millis(200))?;
+        for index in 0..2048_u64 {
+            let offset = index % 16 * MIB + 512;
+            let request = Command { kind: command::READ, offset, length, ..Command::default() };
+            if session.submit(&request).is_err() {
+                break;
+            }
+        }
+        let payload = noise(length, length as usize);
+        let write = Command { kind: command::WRITE, offset: 512, length, payload, ..Command::default() };
+        session.submit(&write).ok();
+        std::thread::sleep(Duration::from_millis(300));
+        let after = resident(&server)?;
+        ensure!(after < before + ALLOWED + BESIDE, "reads of {length}: memory grew from {before} to {after} bytes");
+    }
+    victim.is_well(&server)
+}
+
 /// Fault 48: a handshake that goes nowhere is ended, and thousands of connections keep no one else out for long.
 #[test]
 fn slow_and_countless_connections_are_ended_or_capped() -> Result<()> {

@@ -16,6 +16,7 @@ mod imports;
 mod kill_nine;
 mod lifecycle;
 mod limits;
+mod memory;
 mod operators;
 mod protocol;
 mod snapshots;

@@ -62,6 +62,8 @@ pub struct EngineOptions {
     pub connections_max: usize,
     /// How long an NBD handshake may take.
     pub handshake: Duration,
+    /// What the tables of all volumes may take in memory, in bytes; each data thread has an even part of it.
+    pub table_bytes_max: u64,
 }
 
 /// What the engines have counted, summed up over all threads.
@@ -77,6 +79,16 @@ pub struct EngineReport {
     pub disks: BTreeMap<DiskId, (node::DiskCounters, bool)>,
     /// Open NBD connections.
     pub connections: u64,
+}
+
+impl EngineReport {
+    /// What all sessions have counted, those that have ended too.
+    #[must_use]
+    pub fn total(&self) -> agent::Counters {
+        let mut total = self.past;
+        self.volumes.values().for_each(|volume| total.add(&volume.counters));
+        total
+    }
 }
 
 /// Running engines.
@@ -103,9 +115,11 @@ pub fn start(options: EngineOptions) -> Result<EngineHandle> {
     let (to_controller, controller_messages) = channel();
     let limits = Limits { handshake: options.handshake, ..Limits::default() };
     let cluster = cluster_of(&*options.store)?.unwrap_or(options.new_cluster);
+    let table_bytes_max = options.table_bytes_max / options.threads.max(1) as u64;
+    let table_bytes_max = usize::try_from(table_bytes_max).unwrap_or(usize::MAX);
     let settings = Arc::new(DataSettings {
         cluster,
-        agent: AgentConfig::default(),
+        agent: AgentConfig { table_bytes_max, ..AgentConfig::default() },
         nbd: Arc::new(ServerConfig { tls: options.tls_policy, limits }),
         tls: options.tls,
         clients: options.clients,

@@ -60,6 +60,7 @@ mod tests {
         let facts = Facts {
             started: std::time::Instant::now(),
             threads: 1,
+            table_bytes_max: 64 << 20,
             listeners: vec![
                 listener("nbd", "unix:/data/it's/nbd.sock"),
                 listener("nbd", "127.0.0.1:10809"),

@@ -46,7 +46,12 @@ pub fn serve(options: ServeOptions) -> Result<u8> {
     let api = listeners::api(&options, data.path())?;
     let token = data.token()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let facts = Facts { started, threads: options.thread_count(), listeners: listeners::listed(&nbd, &api, &options) };
+    let facts = Facts {
+        started,
+        threads: options.thread_count(),
+        table_bytes_max: options.table_bytes_max(),
+        listeners: listeners::listed(&nbd, &api, &options),
+    };
     if !data.is_ready() {
         first_start(&options, &data, &runtime)?;
     }
@@ -64,7 +69,7 @@ pub fn serve(options: ServeOptions) -> Result<u8> {
 /// Makes what there is to be at first, with nobody connected: the first host finds the first volume.
 fn first_start(options: &ServeOptions, data: &DataDirectory, runtime: &Runtime) -> Result<()> {
     let engine = Arc::new(start_engine(options, data, Vec::new(), Vec::new(), None)?);
-    let facts = Facts { started: Instant::now(), threads: 0, listeners: Vec::new() };
+    let facts = Facts { started: Instant::now(), threads: 0, table_bytes_max: 0, listeners: Vec::new() };
     let plane = EnginePlane::new(Arc::clone(&engine), facts);
     let outcome = runtime.block_on(first_run::prepare(data, &options.disks, &plane));
     engine.shutdown();
@@ -123,6 +128,7 @@ fn start_engine(
         clients,
         connections_max: options.connections as usize,
         handshake: HANDSHAKE,
+        table_bytes_max: options.table_bytes_max(),
     })
 }
 

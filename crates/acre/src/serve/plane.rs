@@ -3,7 +3,7 @@
 use crate::control::{ControlPlane, Pending};
 use crate::engine::{EngineHandle, EngineReport};
 use crate::metrics::{DiskMetrics, MetricsSnapshot, VolumeMetrics};
-use api::{Disk, DiskCounters, DiskState, Error, Request, Response, Status, Volume, VolumeCounters};
+use api::{Disk, DiskCounters, DiskState, Error, Request, Response, Status, TableUsage, Volume, VolumeCounters};
 use model::{ByteSize, DiskId, VolumeId};
 use reactor::Backend;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::time::Instant;
 pub(super) struct Facts {
     pub(super) started: Instant,
     pub(super) threads: u32,
+    pub(super) table_bytes_max: u64,
     pub(super) listeners: Vec<api::Listener>,
 }
 
@@ -76,6 +77,19 @@ impl EnginePlane {
         .into();
         status.listeners.clone_from(&self.facts.listeners);
         status.connections = u32::try_from(report.connections).unwrap_or(u32::MAX);
+        status.tables = self.tables(report);
+    }
+
+    fn tables(&self, report: &EngineReport) -> TableUsage {
+        let total = report.total();
+        TableUsage {
+            used_bytes: report.volumes.values().map(|volume| volume.table_bytes as u64).sum(),
+            limit_bytes: self.facts.table_bytes_max,
+            pages: report.volumes.values().map(|volume| volume.table_pages as u64).sum(),
+            misses: total.faults_page,
+            evictions: total.evictions,
+            early_commits: total.early_commits,
+        }
     }
 
     async fn ask(&self, request: Request) -> Result<Response, Error> {
@@ -98,8 +112,7 @@ impl EnginePlane {
             return Err(other());
         };
         let report = self.report().await?;
-        let mut total = report.past;
-        report.volumes.values().for_each(|volume| total.add(&volume.counters));
+        let total = report.total();
         Ok(MetricsSnapshot {
             uptime_seconds: self.facts.started.elapsed().as_secs_f64(),
             pools: status.pools,
@@ -110,7 +123,7 @@ impl EnginePlane {
             regions_adjoining: total.regions_adjoining,
             map_commits: total.commits,
             flush_rounds: total.flush_rounds,
-            table_bytes: report.volumes.values().map(|volume| volume.table_bytes as u64).sum(),
+            tables: self.tables(&report),
             connections: report.connections,
             sessions: u64::from(status.sessions),
             schedule_failures: self.schedule_failures.load(Ordering::Relaxed),

@@ -241,6 +241,12 @@ impl State {
             sessions: 0,
             connections: 0,
             metadata: MetadataUsage { used_bytes: 1 << 20, free_bytes: 1 << 30 },
+            tables: api::TableUsage {
+                used_bytes: 3 << 20,
+                limit_bytes: 64 << 20,
+                pages: 5,
+                ..api::TableUsage::default()
+            },
             alerts: Vec::new(),
         }
     }

@@ -28,6 +28,7 @@ pub enum Owner {
 
 pub struct Cluster {
     pub agent: Agent,
+    config: AgentConfig,
     pub buffers: BufferPool,
     pub size_bytes: u64,
     pub region_size: RegionSize,
@@ -64,6 +65,9 @@ pub struct Cluster {
     random: u64,
     pub slot: Option<HostVolume>,
     pub evicted: Vec<HostId>,
+    /// The most that tables ever took.
+    pub table_bytes_most: usize,
+    steps: u64,
 }
 
 /// What a snapshot sees.
@@ -86,6 +90,18 @@ pub enum Outcome {
 
 impl Cluster {
     pub fn new(size_bytes: u64, region_size: RegionSize, units: u32, seed: u64) -> Self {
+        Self::with_tables(size_bytes, region_size, units, seed, usize::MAX)
+    }
+
+    /// The same with so many bytes of memory for tables.
+    pub fn with_tables(
+        size_bytes: u64,
+        region_size: RegionSize,
+        units: u32,
+        seed: u64,
+        table_bytes_max: usize,
+    ) -> Self {
+        let config = AgentConfig { table_bytes_max, ..AgentConfig::default() };
         let layout = LogicalDiskLayout {
             id: LogicalDiskId(1),
             pool: PoolId(1),
@@ -95,7 +111,8 @@ impl Cluster {
             rows: vec![vec![ChunkletAddress { disk: DiskId(1), byte_offset: 0 }]],
         };
         let mut cluster = Self {
-            agent: Agent::new(AgentConfig::default()),
+            agent: Agent::new(config),
+            config,
             buffers: BufferPool::new(16 << 20),
             size_bytes,
             region_size,
@@ -129,6 +146,8 @@ impl Cluster {
             random: seed | 1,
             slot: None,
             evicted: Vec::new(),
+            table_bytes_most: 0,
+            steps: 0,
         };
         cluster.attach();
         cluster
@@ -150,7 +169,7 @@ impl Cluster {
 
     /// The agent dies, and another takes over; the disk keeps what is in its cache.
     pub fn replace_agent(&mut self) {
-        self.agent = Agent::new(AgentConfig::default());
+        self.agent = Agent::new(self.config);
         self.to_node.clear();
         self.to_controller.clear();
         self.slot = None;
@@ -185,6 +204,12 @@ impl Cluster {
     pub fn step(&mut self, event: Event) {
         let mut out = Vec::new();
         self.agent.step(self.now, event, &mut self.buffers, &mut out);
+        self.table_bytes_most = self.table_bytes_most.max(self.agent.table_bytes_used());
+        self.steps += 1;
+        if self.steps.is_multiple_of(16) {
+            let recounted = self.agent.table_bytes_recounted();
+            assert_eq!(self.agent.table_bytes_used(), recounted, "tables are counted as they change");
+        }
         for effect in out {
             match effect {
                 Effect::HostAttached { result, .. } => self.slot = Some(result.expect("attached")),
@@ -231,6 +256,13 @@ impl Cluster {
             }
         }
         panic!("FAULT_ALWAYS_ENDS: something goes round in circles");
+    }
+
+    /// The controller does all it is asked, and the node nothing.
+    pub fn settle_controller(&mut self) {
+        while let Some(message) = self.to_controller.pop_front() {
+            self.control(message);
+        }
     }
 
     /// One random thing happens; `false` when nothing is left.

@@ -1,7 +1,7 @@
 //! A run of a table page, in 32 bytes.
 
 use crate::view::{EntryView, Extent};
-use model::{LayerStack, RegionSize};
+use model::{Layer, LayerStack, RegionSize};
 
 /// Neighbouring slots that one value describes. Only the kinds with a `count` are longer than one slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,6 +68,14 @@ impl Run {
         }
     }
 
+    /// What it occupies beside its place among the runs, in bytes.
+    pub(super) fn stack_bytes(&self) -> u32 {
+        match self {
+            Self::Stack { layers, .. } => heap_bytes(layers),
+            _ => 0,
+        }
+    }
+
     pub(super) fn view(&self, slot: u16, size: RegionSize) -> EntryView<'_> {
         match self {
             Self::Full { first, count, extent } => {
@@ -82,4 +90,11 @@ impl Run {
             Self::Invalid { .. } => EntryView::Invalid,
         }
     }
+}
+
+/// What a stack in a box occupies, in bytes.
+pub(super) fn heap_bytes(layers: &LayerStack) -> u32 {
+    let spilled = if layers.spilled() { layers.capacity() * std::mem::size_of::<Layer>() } else { 0 };
+    let words = layers.iter().map(|layer| layer.blocks.words().len()).filter(|words| *words > 1);
+    (std::mem::size_of::<LayerStack>() + spilled + words.sum::<usize>() * 8) as u32
 }

@@ -164,3 +164,94 @@ fn lost_and_invalid_regions_stand_apart_from_their_extent() {
 fn a_page_that_is_not_loaded_is_not_changed() {
     PageTable::new(SIZE).map_region(RegionIndex(0), place(0), ONE);
 }
+
+/// Pages of single blocks, each some 32 KiB, in a table that knew the whole to be zero.
+fn scattered(pages: u32) -> PageTable {
+    let mut table = PageTable::new(SIZE);
+    table.load_absent(PageIndex(0), PageIndex(pages));
+    for region in (0..u64::from(pages * REGIONS_PER_PAGE)).step_by(2) {
+        write(&mut table, region, region as u32, BlockRange::new(0, 1));
+    }
+    table
+}
+
+#[test]
+fn an_evicted_page_faults_and_is_not_taken_for_zero_again() {
+    let mut table = scattered(8);
+    let before = table.evictable_bytes();
+    let evicted = table.evict(1, |first, _| first == PageIndex(5));
+    assert_eq!((evicted.pages, evicted.ranges.as_slice()), (1, &[(PageIndex(5), PageIndex(6))][..]));
+    assert_eq!(before - evicted.bytes, table.evictable_bytes());
+    assert_eq!(table.evictable_bytes(), table.recounted_bytes());
+    assert!(evicted.bytes > 10_000 && table.page(PageIndex(5)).is_none());
+    assert!((0..8).filter(|page| *page != 5).all(|page| table.page(PageIndex(page)).is_some()));
+    assert_eq!(table.held_pages(), 7);
+}
+
+#[test]
+fn what_was_looked_up_is_passed_over_once() {
+    let mut table = scattered(8);
+    // The first time round takes the marks that making the pages left.
+    assert_eq!(table.evict(1, |_, _| true).ranges[0].0, PageIndex(0));
+    let _ = table.entry(RegionIndex(1024));
+    let _ = table.entry(RegionIndex(3 * 1024));
+    let next: Vec<_> = (0..3).map(|_| table.evict(1, |_, _| true).ranges[0].0.0).collect();
+    assert_eq!(next, [2, 4, 5]);
+    let rest: Vec<_> = (0..4).map(|_| table.evict(1, |_, _| true).ranges[0].0.0).collect();
+    assert_eq!(rest, [6, 7, 1, 3]);
+}
+
+#[test]
+fn a_chunk_goes_when_nothing_in_it_is_worth_keeping_and_is_forgotten_as_a_whole() {
+    let mut table = scattered(4);
+    let entry = MapEntry::full(place(0), SIZE, ONE, ONE);
+    table.load(PageIndex(2), &[EntryRun { first: 0, count: 1024, entry }]);
+    table.load(PageIndex(3), &[]);
+    let mut asked = Vec::new();
+    let evicted = table.evict(usize::MAX, |first, end| {
+        asked.push((first.0, end.0));
+        true
+    });
+    assert_eq!((evicted.pages, evicted.exhausted), (4, true));
+    assert_eq!(asked, [(0, 1), (1, 2), (0, 1024)]);
+    assert!((0..4).all(|page| table.page(PageIndex(page)).is_none()), "no range says that these are zero");
+    assert_eq!((table.evictable_bytes(), table.recounted_bytes(), table.held_pages()), (0, 0, 0));
+}
+
+#[test]
+fn a_table_that_may_give_nothing_up_says_so_and_gives_nothing_up() {
+    let mut table = scattered(3);
+    let before = table.evictable_bytes();
+    let evicted = table.evict(usize::MAX, |_, _| false);
+    assert_eq!((evicted.bytes, evicted.pages, evicted.exhausted), (0, 0, true));
+    assert_eq!(table.evictable_bytes(), before);
+    assert!(PageTable::new(SIZE).evict(1, |_, _| true).exhausted);
+}
+
+#[test]
+fn memory_is_counted_as_it_changes_with_stacks_too() {
+    for size in [SIZE, RegionSize::from_bytes(1 << 22).expect("a region size")] {
+        let mut table = PageTable::new(size);
+        table.load_absent(PageIndex(0), PageIndex(2));
+        let at = |region: u32| DiskRegion { logical_disk: LogicalDiskId(1), unit: UnitIndex(region * size.units()) };
+        let mut next = 0;
+        for generation in (1..6).map(Generation) {
+            let frozen = Generation(generation.0 - 1);
+            for slot in (0..600).step_by(generation.0 as usize) {
+                table.map_region(RegionIndex(slot), at(next), generation);
+                table.blocks_written(RegionIndex(slot), at(next), BlockRange::new(0, 2), generation, frozen);
+                next += 1;
+                assert_eq!(table.evictable_bytes(), table.recounted_bytes());
+            }
+            for slot in (0..600).step_by(7) {
+                let all = BlockRange::new(0, if slot % 2 == 0 { 1 } else { size.blocks() });
+                table.blocks_zeroed(RegionIndex(slot), all, generation, frozen, false);
+                assert_eq!(table.evictable_bytes(), table.recounted_bytes());
+            }
+        }
+        let copy = table.clone();
+        assert_eq!(copy.page(PageIndex(0)).map(PageRef::run_count), table.page(PageIndex(0)).map(PageRef::run_count));
+        table.set_run(PageIndex(0), &EntryRun { first: 0, count: 1024, entry: MapEntry::Zero });
+        assert_eq!(table.evictable_bytes(), table.recounted_bytes());
+    }
+}

@@ -156,12 +156,23 @@ impl Connection {
         held == 0 || held + memory_bytes <= self.config.limits.memory_bytes
     }
 
+    /// How long the whole blocks are that a range touches, in bytes.
+    fn whole_blocks_bytes(&self, offset: u64, length: u64) -> u64 {
+        let block = u64::from(self.export.preferred_block_bytes);
+        (offset + length).div_ceil(block) * block - offset / block * block
+    }
+
     fn admit(&mut self, header: Header, pool: &mut BufferPool) -> Step {
         let Header { flags, command: code, offset, length, .. } = header;
         let fua = flags & command_flags::FUA != 0;
         let memory_bytes = match code {
             // As the pool rounds it; the length is at most a payload's here.
-            command::READ | command::WRITE => (length as usize).max(REQUEST_MEMORY_BYTES).next_power_of_two(),
+            command::READ => rounded(self.whole_blocks_bytes(offset, length)),
+            command::WRITE => match self.whole_blocks_bytes(offset, length) {
+                whole if whole == length => rounded(length),
+                // Whoever performs it makes whole blocks of it first.
+                whole => rounded(length) + rounded(whole),
+            },
             _ => 0,
         };
         if !self.has_room(memory_bytes) {
@@ -274,6 +285,11 @@ impl Connection {
             pool.put(data);
         }
     }
+}
+
+/// What a buffer of so many bytes takes, which is at most a payload and two blocks.
+fn rounded(bytes: u64) -> usize {
+    (bytes as usize).max(REQUEST_MEMORY_BYTES).next_power_of_two()
 }
 
 impl Slot {

@@ -6,7 +6,7 @@ mod volume;
 pub(super) use snapshot::{diff, schedule, schedules, snapshot, snapshots};
 pub(super) use volume::{volume, volume_map, volumes};
 
-use api::{Alert, AuditReport, Disk, DiskState, Pool, PoolState, Status};
+use api::{Alert, AuditReport, Disk, DiskState, Pool, PoolState, Status, TableUsage};
 use comfy_table::{CellAlignment, Table, presets};
 use model::ByteSize;
 
@@ -162,6 +162,7 @@ pub(super) fn status(status: &Status) -> String {
         ("volumes", format!("{}, {} attached, {} connections", status.volumes, status.sessions, status.connections)),
         ("disks", status.disks.to_string()),
         ("metadata", format!("{}, {} free", size(status.metadata.used_bytes), size(status.metadata.free_bytes))),
+        ("tables", tables(&status.tables)),
     ];
     let listeners: String = status
         .listeners
@@ -173,6 +174,12 @@ pub(super) fn status(status: &Status) -> String {
         .collect();
     let pools = if status.pools.is_empty() { "no pools\n".into() } else { pools(&status.pools) };
     format!("{}{listeners}\n{pools}{}", sheet(&lines), alerts(&status.alerts))
+}
+
+/// The memory of maps: what they take of what they may, and what it cost that it is not more.
+fn tables(usage: &TableUsage) -> String {
+    let evicted = if usage.evictions == 0 { String::new() } else { format!(", {} evicted", usage.evictions) };
+    format!("{} of {}, {} pages{evicted}", size(usage.used_bytes), size(usage.limit_bytes), usage.pages)
 }
 
 pub(super) fn audit(report: &AuditReport) -> String {

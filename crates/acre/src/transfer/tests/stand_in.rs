@@ -287,6 +287,7 @@ impl World {
             sessions: 0,
             connections: 0,
             metadata: api::MetadataUsage::default(),
+            tables: api::TableUsage::default(),
             alerts: Vec::new(),
         }
     }

@@ -306,3 +306,54 @@ fn a_flood_of_block_status_is_bounded_too() {
     server.hear(&client.take_output());
     assert!(server.held.len() >= 128 && server.held.len() <= 256);
 }
+
+#[test]
+fn what_begins_or_ends_within_a_block_counts_as_the_whole_blocks_that_serve_it() {
+    let counted = |offset: u64, length: usize, writes: bool| {
+        let (mut client, mut server) = opened_in(Style::Structured);
+        server.hold_requests = true;
+        let before = server.connection.memory_bytes();
+        match writes {
+            true => client.write(offset, &vec![1; length], 0),
+            false => client.read(offset, length as u32, 0),
+        };
+        server.hear(&client.take_output());
+        assert_eq!(server.held.len(), 1);
+        server.connection.memory_bytes() - before
+    };
+    let more = |writes| counted(512, 65_536, writes) - counted(4096, 65_536, writes);
+    assert_eq!(more(false), 64 << 10, "17 blocks, and buffers are powers of two");
+    assert_eq!(more(true), 128 << 10, "its bytes, and the blocks made of them");
+}
+
+#[test]
+fn whatever_a_client_asks_for_without_listening_its_memory_stays_within_the_limit() {
+    let limits = Limits { memory_bytes: 2 << 20, ..Limits::default() };
+    for seed in 1..20_u64 {
+        let (mut client, mut server, _) = opened(server_with(TlsPolicy::Off, limits), ClientConfig::new("demo"));
+        client.write(0, &[1; 1 << 20], 0);
+        outcomes(&mut client, &mut server);
+        let mut random = seed;
+        let mut unheard = Vec::new();
+        for _ in 0..300 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let length = 512 * (1 + (random >> 33) % if random >> 62 == 0 { 2047 } else { 40 });
+            let offset = (random >> 20) % ((1 << 20) - length) / 512 * 512;
+            match random >> 60 & 3 {
+                0 => client.write(offset, &vec![2; length as usize], 0),
+                _ => client.read(offset, length as u32, 0),
+            };
+            server.hold_requests = random >> 59 & 1 == 1;
+            unheard.extend(client.take_output());
+            let heard = server.hear(&unheard);
+            unheard.drain(..heard);
+            if random >> 57 & 3 == 0 {
+                server.answer_held(|count| count / 2);
+            }
+            let most = limits.memory_bytes + limits.reply_header_bytes + limits.stream_bytes;
+            let held = server.connection.memory_bytes();
+            assert!(held <= most, "seed {seed}: {held} bytes");
+        }
+        assert!(!unheard.is_empty(), "it was held back");
+    }
+}
