@@ -176,6 +176,7 @@ fn a_quiet_send_reaches_the_peer_at_once_and_fails_like_any_other() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods)] // A peer of its own.
 fn a_wait_is_not_ended_by_a_quiet_send_but_by_what_comes_after_it() {
     let Ok(mut reactor) = Reactor::new(ReactorConfig { queue_depth: 64, backend: Backend::Uring }) else { return };
     let (ours, theirs) = UnixStream::pair().unwrap();
