@@ -169,6 +169,8 @@ pub struct Plan {
     pub ample: bool,
     /// In the end every volume is trimmed, and the pool must be empty.
     pub empties: bool,
+    /// When the controller folds pages.
+    pub folding: controller::Folding,
     /// A bug to be found.
     pub planted: Option<PlantedBug>,
 }
@@ -243,6 +245,7 @@ impl Plan {
             think_nanos: random.pick(&[1_000, 20_000, 300_000]),
             ample,
             empties: random.permille(400),
+            folding: controller::Folding::default(),
             planted: None,
             volumes,
         };
@@ -266,6 +269,10 @@ impl Plan {
             let count = random.between(2, 16);
             plan.take_snapshots(&mut random, count, &ACTIONS);
         }
+        // (Pages are small here: in every other run they are folded as if they were large.)
+        let mut random = Random::new(seed ^ 0xf01d_0000_0000_0003);
+        let deltas_max = random.pick(&[3, 8]);
+        plan.folding = controller::Folding { deltas_max, page_parts: random.pick(&[0, 2]) };
         plan
     }
 
