@@ -76,8 +76,6 @@ struct Around {
     older: Generation,
     view: Generation,
     younger: Option<Generation>,
-    /// The generation that goes on; later than all that are over.
-    live: Generation,
     /// Below the branch lies an origin, which an empty page hides.
     falls_through: bool,
 }
@@ -90,11 +88,12 @@ fn purge_page(
     around: &Around,
     dropped: &[UnitRun],
 ) -> Result<PagePurge, StoreError> {
-    let Around { older, view, younger, live, falls_through } = *around;
+    let Around { older, view, younger, falls_through } = *around;
     let mut seen: Vec<EntryRun> = Vec::new();
     let mut theirs: Vec<EntryRun> = Vec::new();
     let mut result = PagePurge { frees: Vec::new(), deletes: Vec::new(), put: None };
-    let (mut complete, mut last, mut has_base) = (false, None, falls_through);
+    let (mut complete, mut has_own, mut has_base) = (false, false, falls_through);
+    let mut first: Option<(Generation, u64)> = None;
     // What is told of once more by a summary among them, if there is one, begins after this.
     let mut summarized: Option<Generation> = None;
     for (key, value) in pairs {
@@ -121,30 +120,30 @@ fn purge_page(
         if generation <= view {
             seen = overlaid(seen, runs);
         } else {
-            if last.is_none() {
+            if !std::mem::replace(&mut has_own, true) {
                 theirs = seen.clone();
             }
             theirs = overlaid(theirs, runs);
-            last = Some((generation, sequence));
         }
+        first.get_or_insert((generation, sequence));
         result.deletes.push(key.clone());
     }
-    let held: &[EntryRun] = match (younger, last) {
-        (Some(_), Some(_)) => &theirs,
-        (Some(_), None) => &seen,
+    let held: &[EntryRun] = match (younger, has_own) {
+        (Some(_), true) => &theirs,
+        (Some(_), false) => &seen,
         (None, _) => &[],
     };
     let held = RunSet::of(units_of(held, size, Generation(0))).without(dropped);
     for run in units_of(&seen, size, older) {
         held.outside(run, |part| result.frees.push(part));
     }
-    match (younger, last) {
-        (Some(_), Some((generation, sequence))) => {
+    match (younger, first) {
+        // It takes the place of the oldest: views that come by a younger summary go on at a generation that may lie between.
+        (Some(_), Some((generation, sequence))) if has_own => {
             let sequence = match summarized {
                 _ if complete => WHOLE,
-                // (What the live end writes in its own generation comes behind a delta, not behind a summary.)
-                Some(after) if generation < live => summary_sequence(after.min(older)),
-                _ => sequence,
+                Some(after) => summary_sequence(after.min(older)),
+                None => sequence,
             };
             // A whole page needs no zeroes spelled out; an empty one must stay as long as it hides something.
             let runs = if complete { table::without_zeroes(theirs) } else { theirs };
@@ -153,7 +152,7 @@ fn purge_page(
             }
         }
         // It is the younger view's from now on.
-        (Some(_), None) => result.deletes.clear(),
+        (Some(_), _) => result.deletes.clear(),
         (None, _) => {}
     }
     Ok(result)
@@ -242,7 +241,6 @@ impl Controller {
             older: self.older_of_purge(branch, view),
             view,
             younger: branch.younger(view).filter(|_| !self.config.planted.has(Bug::PurgeForgetsYounger)),
-            live: branch.record.generation,
             falls_through: branch.record.origin.is_some(),
         };
         let next_page = scan.next_page;
@@ -448,7 +446,7 @@ mod tests {
 
     fn around(younger: Option<u32>) -> Around {
         let younger = younger.map(Generation);
-        Around { older: Generation(1), view: Generation(2), younger, live: Generation(3), falls_through: false }
+        Around { older: Generation(1), view: Generation(2), younger, falls_through: false }
     }
 
     #[test]
@@ -461,7 +459,7 @@ mod tests {
         assert_eq!(freed(&done), [0], "region 1 is held by the younger view, region 2 by the older");
         assert_eq!(done.deletes.len(), 2);
         let (generation, sequence, runs) = done.put.expect("one version takes the place of two");
-        assert_eq!((generation, sequence), (Generation(3), 0));
+        assert_eq!((generation, sequence), (Generation(2), 0));
         assert_eq!(runs.iter().map(|run| run.first).collect::<Vec<_>>(), [0, 1, 2]);
     }
 
@@ -490,7 +488,7 @@ mod tests {
         let pairs = [version(2, 2, &[(0, MapEntry::Zero)]), version(3, 4, &[(1, entry(&[(5, 3)]))])];
         let done = purge_page(&pairs, SIZE, &around(Some(3)), &[]).unwrap();
         let (generation, sequence, runs) = done.put.expect("both are one delta now");
-        assert_eq!((generation, sequence), (Generation(3), 4));
+        assert_eq!((generation, sequence), (Generation(2), 2));
         assert_eq!(runs[0], EntryRun { first: 0, count: 1, entry: MapEntry::Zero });
     }
 
@@ -501,16 +499,16 @@ mod tests {
             version(2, summary, &[(0, entry(&[(0, 1)])), (1, entry(&[(1, 2)]))]),
             version(3, 4, &[(1, entry(&[(5, 3)]))]),
         ];
-        let merged = |live| {
-            let around = Around { live: Generation(live), ..around(Some(3)) };
-            let done = purge_page(&pairs, SIZE, &around, &[]).unwrap();
-            assert_eq!(freed(&done), [1], "region 0 is held by the older view");
-            let (generation, sequence, runs) = done.put.expect("one version takes the place of two");
-            assert_eq!((generation, runs.len()), (Generation(3), 2));
-            sequence
-        };
-        assert_eq!(merged(4), summary, "a snapshot's generation is over");
-        assert_eq!(merged(3), 4, "the live end's goes on");
+        let done = purge_page(&pairs, SIZE, &around(Some(3)), &[]).unwrap();
+        assert_eq!(freed(&done), [1], "region 0 is held by the older view");
+        let (generation, sequence, runs) = done.put.expect("one version takes the place of two");
+        assert_eq!((generation, sequence, runs.len()), (Generation(2), summary, 2));
+        // Whose own summary reaches no further than the older view tells of all from there on, too.
+        let pairs = [pairs[1].clone(), version(5, summary_sequence(Generation(3)), &[(1, entry(&[(6, 5)]))])];
+        let around =
+            Around { older: Generation(2), view: Generation(4), younger: Some(Generation(6)), falls_through: false };
+        let (generation, sequence, _) = purge_page(&pairs, SIZE, &around, &[]).unwrap().put.expect("there is one");
+        assert_eq!((generation, sequence), (Generation(3), summary_sequence(Generation(2))));
     }
 
     #[test]
@@ -519,6 +517,6 @@ mod tests {
         let done = purge_page(&pairs, SIZE, &around(Some(3)), &[]).unwrap();
         assert!(done.put.is_none() && done.deletes.len() == 2);
         let clone = Around { falls_through: true, ..around(Some(3)) };
-        assert_eq!(purge_page(&pairs, SIZE, &clone, &[]).unwrap().put, Some((Generation(3), WHOLE, Vec::new())));
+        assert_eq!(purge_page(&pairs, SIZE, &clone, &[]).unwrap().put, Some((Generation(2), WHOLE, Vec::new())));
     }
 }
