@@ -203,7 +203,8 @@ impl Controller {
             ScanPurpose::Fetch(fetch) => page_ranges(&self.fetched_view(fetch)?.chain, fetch.page),
             ScanPurpose::Fold { branch, page, .. } => {
                 let generation = self.branches.get(branch)?.record.generation;
-                vec![ScanRange::Page { branch: *branch, page: *page, generation }]
+                let record = ScanRange::Keys { range: KeyRange::one(Key::Branch(*branch)), limit: 1 };
+                vec![ScanRange::Page { branch: *branch, page: *page, generation }, record]
             }
             ScanPurpose::Job { job, limit } => vec![ScanRange::Keys { range: self.job_range(*job)?, limit: *limit }],
             ScanPurpose::Purge { branch, limit } => vec![self.purge_range(*branch, *limit)?],
@@ -225,7 +226,7 @@ impl Controller {
             }
             (ScanPurpose::Fetch(fetch), result) => self.fetched(fetch, result),
             (ScanPurpose::Fold { branch, page, known }, result) => {
-                self.fold_scanned(branch, page, known, single(result));
+                self.fold_scanned(branch, page, known, result);
             }
             (ScanPurpose::Job { job, limit }, result) => self.job_scanned(job, limit, single(result)),
             (ScanPurpose::Purge { branch, .. }, result) => self.purge_scanned(branch, single(result)),

@@ -13,6 +13,7 @@ use crate::planted::Bug;
 use model::{BranchId, EntryRun, Generation, PageIndex, RegionSize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use store::keys::{WHOLE, summarized_after, summary_sequence};
+use store::records::{BranchRecord, Record};
 use store::{Key, StoreError, table};
 
 /// How many pages are folded at once.
@@ -168,13 +169,19 @@ impl Controller {
         branch: BranchId,
         page: PageIndex,
         known: u32,
-        result: Result<Scan, StoreError>,
+        result: Result<Vec<Scan>, StoreError>,
     ) {
         let shape = self.branches.get(&branch).filter(|branch| !branch.record.ended).and_then(|branch| {
             let volume = self.volumes.get(&branch.record.volume).filter(|volume| !volume.record.deleting)?;
             Some((volume.record.region_size, branch))
         });
-        let (Some((size, state)), Ok(Scan { pairs, .. })) = (shape, result) else {
+        let read = result.ok().and_then(|scans| <[Scan; 2]>::try_from(scans).ok());
+        let (Some((size, state)), Some([Scan { pairs, .. }, record])) = (shape, read) else {
+            return self.fold_given_up(branch, page);
+        };
+        // The generation that went on when this was read: of all before it, everything was there. (Of those that are over by
+        // now, something may have been on its way still.)
+        let Some(Ok(record)) = record.pairs.first().map(|(_, value)| BranchRecord::decode(value)) else {
             return self.fold_given_up(branch, page);
         };
         let version = |(key, value): &(Vec<u8>, Vec<u8>)| match Key::decode(key) {
@@ -186,7 +193,7 @@ impl Controller {
         let Some(versions) = pairs.iter().map(version).collect::<Option<Vec<Version>>>() else {
             return self.fold_given_up(branch, page);
         };
-        let merges = plan(&versions, state.record.generation, state.record.origin.is_some(), self.folds.how);
+        let merges = plan(&versions, record.generation, state.record.origin.is_some(), self.folds.how);
         let mut changes = Vec::new();
         for merge in &merges {
             // A page that cannot be read stays as it is: the audit lists it, and faults on it are answered with errors.

@@ -71,6 +71,14 @@ impl KeyRange {
         Self { start: vec![0], end: vec![0xff] }
     }
 
+    /// One key and nothing else.
+    #[must_use]
+    pub fn one(key: Key<'_>) -> Self {
+        let start = key.encode();
+        let end = [&start[..], &[0]].concat();
+        Self { start, end }
+    }
+
     /// Every key of `tag`.
     #[must_use]
     pub fn tag(tag: Tag) -> Self {

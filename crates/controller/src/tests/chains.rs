@@ -72,13 +72,17 @@ impl Chain {
     }
 
     fn obey(&mut self, wanted: Order) {
+        self.answer(wanted, OrderOutcome::Done);
+    }
+
+    fn answer(&mut self, wanted: Order, outcome: OrderOutcome) {
         let epoch = self.host.epoch();
         let command = self.world.take(AGENT, |message| match message {
             ControllerMessage::Order { command, order, .. } if *order == wanted => Some(*command),
             _ => None,
         });
         let command = command.unwrap_or_else(|| panic!("{wanted:?} is ordered"));
-        self.world.send(AGENT, AgentMessage::OrderDone { command, epoch, outcome: OrderOutcome::Done });
+        self.world.send(AGENT, AgentMessage::OrderDone { command, epoch, outcome });
     }
 
     /// Gives regions new places.
@@ -105,6 +109,23 @@ impl Chain {
         let bytes = |delta: &PageDelta| 21 + store::table::encode(size, &delta.runs).len();
         self.delta_bytes += commit.pages.iter().map(bytes).sum::<usize>();
         self.world.commit_map(&self.host, commit).unwrap();
+    }
+
+    /// A commit that gives region 0 a place of its own, dropping the one it has.
+    fn spare_commit(&mut self) -> (MapCommit, DiskRegion) {
+        if self.host.free.is_empty() {
+            self.world.grant(&mut self.host, 64, 64).unwrap();
+        }
+        let place = self.host.free.pop().expect("there is space");
+        let (before, born) = self.map[&0];
+        let entry = MapEntry::full(place, self.host.attachment.region_size, Generation(1), Generation(1));
+        let runs = vec![EntryRun { first: 0, count: 1, entry }];
+        let commit = MapCommit {
+            pages: vec![PageDelta { page: PageIndex(0), runs }],
+            takes: vec![self.host.units(place)],
+            drops: vec![Drop { page: PageIndex(0), run: self.host.units(before), born }],
+        };
+        (commit, place)
     }
 
     /// A few regions of the first page and of another.
@@ -225,4 +246,48 @@ fn deleting_one_of_many_snapshots_reads_what_it_held_and_leaves_the_others_as_th
         chain.write_some();
     }
     chain.world.assert_clean();
+}
+
+#[test]
+fn a_snapshot_is_taken_together_with_the_last_commit_or_not_at_all() {
+    let mut chain = Chain::new();
+    let ask = |chain: &mut Chain, name: &str| {
+        let create = SnapshotCreate { snapshots: vec![name.into()], imported_from: None };
+        let id = chain.world.ask_later(Request::SnapshotCreate { create, scheduled: false, now_unix_seconds: 1 });
+        chain.world.settle();
+        id
+    };
+    let as_it_was = Order::Thaw { generation: Generation(1), frozen_through: Generation(0) };
+    // A commit that was never taken, nothing rests on.
+    let id = ask(&mut chain, "a@lost");
+    chain.answer(Order::Freeze, OrderOutcome::Committing { request: RequestId(77) });
+    assert!(matches!(chain.world.replies.remove(&id), Some(Err(_))));
+    chain.obey(as_it_was);
+    // One that is on its way becomes durable in one transaction with the snapshot, or fails with it.
+    for fails in [true, false] {
+        let id = ask(&mut chain, "a@both");
+        let (epoch, request) = (chain.host.epoch(), RequestId(100 + u64::from(fails)));
+        let (commit, placed) = chain.spare_commit();
+        let commits = chain.world.store.commits();
+        if fails {
+            chain.world.store.fail_commits(Some(store::StoreError::Full));
+        }
+        chain
+            .world
+            .event_without_commit(crate::Event::FromAgent(AGENT, AgentMessage::Commit { request, epoch, commit }));
+        chain.answer(Order::Freeze, OrderOutcome::Committing { request });
+        let result = chain.world.committed(&chain.host, request).expect("answered");
+        assert_eq!(result.is_err(), fails);
+        let reply = chain.world.replies.remove(&id).expect("answered");
+        if fails {
+            assert!(reply.is_err() && chain.world.recoveries == 1);
+            chain.obey(as_it_was);
+            chain.host.free.push(placed);
+        } else {
+            assert!(reply.is_ok());
+            assert_eq!(chain.world.store.commits(), commits + 1);
+            chain.obey(Order::Thaw { generation: Generation(2), frozen_through: Generation(1) });
+        }
+        chain.world.assert_clean();
+    }
 }
