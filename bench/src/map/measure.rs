@@ -103,7 +103,7 @@ pub(crate) fn pages(
             return ControlFlow::Break(());
         };
         current = Some(match current.take() {
-            Some((at, before)) if at == page => (page, table::overlay(size, &before, &runs)),
+            Some((at, before)) if at == page => (page, table::overlay(size, before, runs)),
             other => {
                 other.into_iter().for_each(|(at, runs)| visit(at, runs));
                 (page, runs)

@@ -62,6 +62,12 @@ impl FlushState {
         self.round.as_ref().is_some_and(|round| round.cuts.iter().any(|cut| cut.holds(first, end)))
     }
 
+    /// The commit that is under way, if that is the last one of a round that `waiter` waits for.
+    pub(crate) fn last_commit(&self, waiter: Waiter) -> Option<RequestId> {
+        let round = self.round.as_ref().filter(|round| round.waiters.contains(&waiter) && round.cuts.len() == 1)?;
+        round.request
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.round.is_none()
     }
@@ -160,6 +166,7 @@ impl Volume {
         self.counters.commits += 1;
         let (epoch, commit) = (self.attachment.credentials.epoch, cut.commit.clone());
         context.to_controller(AgentMessage::Commit { request, epoch, commit });
+        self.freeze_committing(context);
     }
 
     pub(crate) fn committed(&mut self, context: &mut Context<'_>, request: RequestId, result: Result<(), CommitError>) {

@@ -105,6 +105,18 @@ impl Volume {
             return self.freeze_flushed(context, self.freeze.flush, Ok(()));
         }
         self.flush_for_freeze(context);
+        self.freeze_committing(context);
+    }
+
+    /// Once the last commit is sent, the snapshot may become durable together with it: nobody has to hold writes for both, one
+    /// after the other.
+    pub(crate) fn freeze_committing(&mut self, context: &mut Context<'_>) {
+        if self.freeze.stage != Stage::Committing {
+            return;
+        }
+        if let Some(request) = self.flush.last_commit(Waiter::Freeze(self.freeze.flush)) {
+            self.end_freeze_orders(context, OrderOutcome::Committing { request });
+        }
     }
 
     /// Regions that were mapped for writes that failed hold nothing. Behind a snapshot nobody could use them again.

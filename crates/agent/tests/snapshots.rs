@@ -129,6 +129,7 @@ fn a_freeze_waits_for_writes_that_have_begun_even_for_those_that_wait_for_space(
     let second = cluster.submit(write(1 << 20, &[2; 4096], false));
     cluster.settle();
     assert_eq!(cluster.orders_done, [(CommandId(1), OrderOutcome::Done)]);
+    assert_eq!(cluster.frozen_early, 1, "the snapshot need not wait for the last commit's answer");
     assert!(cluster.done.remove(&first).is_some());
     cluster.record_snapshot();
     assert_eq!(cluster.thaw(), OrderOutcome::Done);

@@ -190,6 +190,12 @@ impl Controller {
         self.start_folds();
     }
 
+    /// Whether a commit of a session is in a batch that is durable or on its way.
+    pub(crate) fn has_taken(&self, epoch: Epoch, request: RequestId) -> bool {
+        let volume = self.sessions.get(&epoch).and_then(|session| self.volumes.get(&session.volume));
+        volume.is_some_and(|volume| volume.progress.answered.contains(&(epoch, request.0)))
+    }
+
     fn remember_answer(&mut self, volume_id: VolumeId, epoch: Epoch, request: RequestId) {
         let volume = self.volumes.get_mut(&volume_id).expect("the caller found it");
         let answered = &mut volume.progress.answered;

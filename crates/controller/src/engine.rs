@@ -518,6 +518,7 @@ impl Controller {
 
     pub(crate) fn empty(config: Config, cluster: ClusterId, incarnation: u32) -> Self {
         Self {
+            folds: Folds::new(config.folding),
             config,
             cluster,
             counters: Counters::default(),
@@ -540,7 +541,6 @@ impl Controller {
             scans: BTreeMap::new(),
             scan_retries: Vec::new(),
             fence_retries: Vec::new(),
-            folds: Folds::default(),
             commands: BTreeMap::new(),
             operators: BTreeSet::new(),
             alerts: Alerts::default(),

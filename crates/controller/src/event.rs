@@ -1,11 +1,13 @@
 //! What a controller is told, and what it wants done.
 
+use crate::fold::Folding;
 use crate::planted::Planted;
 use api::{Request, Response};
-use model::{ClusterId, DiskId, Time, VolumeId};
+use model::{BranchId, ClusterId, DiskId, Generation, PageIndex, Time, VolumeId};
 use pool::{DiskLabel, Judgement};
 use std::ops::ControlFlow;
-use store::{Batch, KeyRange, Space, StoreError, StoreView};
+use store::versions::{self, Changes};
+use store::{Batch, Key, KeyRange, Space, StoreError, StoreView};
 use wire::{AgentId, AgentMessage, ControllerMessage, NodeCommand, NodeId, NodeReport};
 
 /// The shell's name for one request of an operator, echoed in the reply.
@@ -35,6 +37,8 @@ pub struct Config {
     pub metadata_reserve_bytes: u64,
     /// The most units one grant holds.
     pub grant_units_max: u32,
+    /// When pages are folded.
+    pub folding: Folding,
     /// Bugs, for the simulator to find.
     pub planted: Planted,
 }
@@ -46,6 +50,7 @@ impl Default for Config {
             nodes: vec![NodeId(0)],
             metadata_reserve_bytes: 16 << 20,
             grant_units_max: 1 << 16,
+            folding: Folding::default(),
             planted: Planted::default(),
         }
     }
@@ -69,7 +74,7 @@ pub enum Event {
     Scanned {
         /// The scan.
         id: ScanId,
-        /// What each of its ranges held.
+        /// What was found of each.
         result: Result<Vec<Scan>, StoreError>,
     },
     /// An agent is dead or out of reach. Should it be heard again, it is a new one.
@@ -103,15 +108,36 @@ pub enum Event {
     DiskFailed(DiskId),
 }
 
-/// A range to be scanned.
+/// What is to be read of the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ScanRange {
-    /// Where.
-    pub range: KeyRange,
-    /// How many pairs at most.
-    pub limit: usize,
-    /// From the last key backwards.
-    pub backwards: bool,
+pub enum ScanRange {
+    /// The first pairs of a range, keys ascending.
+    Keys {
+        /// Where.
+        range: KeyRange,
+        /// How many pairs at most.
+        limit: usize,
+    },
+    /// What a view sees of a page in one branch, the youngest version first ([`versions::page_at`]).
+    Page {
+        /// The branch.
+        branch: BranchId,
+        /// The page.
+        page: PageIndex,
+        /// The youngest generation that the view sees.
+        generation: Generation,
+    },
+    /// The versions of pages that changed, keys ascending ([`versions::changed_pages`]).
+    Changed {
+        /// Which.
+        changes: Changes,
+        /// The first page.
+        first: PageIndex,
+        /// After how many pairs no page is begun.
+        limit: usize,
+        /// After how many keys that were looked at or sought no page is begun.
+        steps_max: usize,
+    },
 }
 
 /// Performs an [`Effect::Scan`].
@@ -119,24 +145,44 @@ pub struct ScanRange {
 /// # Errors
 /// The store's.
 pub fn perform_scan(view: &(impl StoreView + ?Sized), ranges: &[ScanRange]) -> Result<Vec<Scan>, StoreError> {
-    let one = |wanted: &ScanRange| {
-        let mut found = Scan::default();
-        let mut take = |key: &[u8], value: &[u8]| {
-            if found.pairs.len() == wanted.limit {
+    ranges.iter().map(|wanted| scan_one(view, wanted)).collect()
+}
+
+fn scan_one(view: &(impl StoreView + ?Sized), wanted: &ScanRange) -> Result<Scan, StoreError> {
+    let mut found = Scan::default();
+    match wanted {
+        ScanRange::Keys { range, limit } => view.scan(range, &mut |key, value| {
+            if found.pairs.len() == *limit {
                 found.more = true;
                 return ControlFlow::Break(());
             }
             found.pairs.push((key.to_vec(), value.to_vec()));
             ControlFlow::Continue(())
-        };
-        if wanted.backwards {
-            view.scan_back(&wanted.range, &mut take)?;
-        } else {
-            view.scan(&wanted.range, &mut take)?;
+        })?,
+        ScanRange::Page { branch, page, generation } => {
+            versions::page_at(view, *branch, *page, *generation, &mut |key, value| {
+                found.pairs.push((key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            })?;
         }
-        Ok(found)
-    };
-    ranges.iter().map(one).collect()
+        ScanRange::Changed { changes, first, limit, steps_max } => {
+            let mut last = None;
+            found.next_page = versions::changed_pages(view, changes, *first, *steps_max, &mut |key, value| {
+                if let Some(Key::Table(_, page, _, _)) = Key::decode(key)
+                    && last != Some(page)
+                {
+                    if found.pairs.len() >= *limit && last.is_some() {
+                        return ControlFlow::Break(());
+                    }
+                    last = Some(page);
+                }
+                found.pairs.push((key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            })?;
+            found.more = found.next_page.is_some();
+        }
+    }
+    Ok(found)
 }
 
 /// What the scan of one range found.
@@ -144,8 +190,10 @@ pub fn perform_scan(view: &(impl StoreView + ?Sized), ranges: &[ScanRange]) -> R
 pub struct Scan {
     /// Keys and values, in the order of the scan.
     pub pairs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The limit ended it: more may follow.
+    /// A limit ended it: more may follow.
     pub more: bool,
+    /// Of [`ScanRange::Changed`], when more may follow: the page before which everything was found.
+    pub next_page: Option<PageIndex>,
 }
 
 /// What a disk is that an operator wants to add.
@@ -175,12 +223,12 @@ pub enum Effect {
         /// The changes.
         batch: Batch,
     },
-    /// Read these ranges from one state of the store, in which every batch reported [`Event::Committed`] so far is there
+    /// Read these from one state of the store, in which every batch reported [`Event::Committed`] so far is there
     /// ([`perform_scan`] does it); then [`Event::Scanned`].
     Scan {
         /// Its id.
         id: ScanId,
-        /// Where.
+        /// What.
         ranges: Vec<ScanRange>,
     },
     /// Answer an operator.

@@ -6,11 +6,10 @@ use crate::event::{Effect, Scan, ScanId, ScanRange};
 use crate::planted::Bug;
 use model::{BranchId, EntryRun, Epoch, Generation, MapEntry, PageIndex, REGIONS_PER_PAGE, RegionSize, VolumeId};
 use std::time::Duration;
+use store::keys::{WHOLE, summarized_after};
 use store::{Key, KeyRange, StoreError, table};
 use wire::{AgentId, ControllerMessage, RequestId, SnapshotPage};
 
-/// How many pairs a scan for one page reads of each branch at first: the page and its deltas.
-const PAGE_SCAN_LIMIT: usize = 16;
 /// How long after a scan failed it is tried again.
 const SCAN_RETRY: Duration = Duration::from_millis(500);
 
@@ -19,8 +18,8 @@ const SCAN_RETRY: Duration = Duration::from_millis(500);
 pub(crate) enum ScanPurpose {
     /// An agent's page fault.
     Fetch(Fetch),
-    /// A page whose deltas are to be folded.
-    Fold { branch: BranchId, page: PageIndex, limit: usize },
+    /// A page whose deltas are to be folded, of which so many were known then.
+    Fold { branch: BranchId, page: PageIndex, known: u32 },
     /// The next pages of a job.
     Job { job: u64, limit: usize },
     /// The next pages of a view that is being taken back.
@@ -36,7 +35,6 @@ pub(crate) struct Fetch {
     pub(crate) page: PageIndex,
     /// Not the session's own view: this snapshot.
     pub(crate) snapshot: Option<VolumeId>,
-    pub(crate) limit: usize,
 }
 
 /// A page as a branch's own versions tell it.
@@ -46,34 +44,38 @@ pub(crate) struct FoundPage {
     pub(crate) runs: Vec<EntryRun>,
     /// A whole page was among its versions: nothing older shows.
     pub(crate) complete: bool,
-    /// How many deltas lie on that page.
+    /// How many deltas were read for that.
     pub(crate) deltas: usize,
 }
 
-/// What `pairs`, all of one page of one branch and ascending, tell of it at `generation`.
+/// What `pairs`, all of one page of one branch, the youngest first, tell of it at `generation`. Those that a summary or a
+/// whole page among them makes superfluous may be missing, and are not read.
 pub(crate) fn fold_pairs<'a>(
     pairs: impl IntoIterator<Item = &'a (Vec<u8>, Vec<u8>)>,
     generation: Generation,
     size: RegionSize,
 ) -> Result<FoundPage, StoreError> {
     let mut found = FoundPage::default();
+    let mut through = generation;
     for (key, value) in pairs {
         let Some(Key::Table(_, page, born, sequence)) = Key::decode(key) else {
             return Err(StoreError::Corrupt("a table has a key that is none".into()));
         };
-        if born > generation {
+        if born > through {
             continue;
         }
         let (stored_size, runs) = table::decode(value)?;
         if stored_size != size {
             return Err(StoreError::Corrupt(format!("page {} has regions of another size", page.0)));
         }
-        if sequence == 0 {
-            found = FoundPage { runs, complete: true, deltas: 0 };
-        } else {
-            found.runs = table::overlay(size, &found.runs, &runs);
-            found.deltas += 1;
+        // Deltas are few and small beside a page: they are laid over one another first, and then, once, over the page.
+        found.runs = table::overlay(size, runs, found.runs);
+        if sequence == WHOLE {
+            found.complete = true;
+            break;
         }
+        found.deltas += 1;
+        through = summarized_after(sequence).map_or(through, |after| through.min(after));
     }
     Ok(found)
 }
@@ -84,74 +86,66 @@ pub(crate) struct WholePage {
     pub(crate) pairs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// The pages that a scan forwards found whole.
+/// The pages that a scan of keys found whole.
 pub(crate) fn whole_pages(scan: Scan) -> Vec<WholePage> {
-    let mut pages: Vec<WholePage> = Vec::new();
-    for (key, value) in scan.pairs {
-        let Some(Key::Table(_, page, _, _)) = Key::decode(&key) else { continue };
-        match pages.last_mut() {
-            Some(last) if last.page == page => last.pairs.push((key, value)),
-            _ => pages.push(WholePage { page, pairs: vec![(key, value)] }),
-        }
-    }
+    let mut pages = by_page(scan.pairs);
     if scan.more {
         pages.pop();
     }
     pages
 }
 
-/// The ranges in which the page of a view is found: of each branch the page, from its youngest version backwards, and the
-/// key behind it.
-fn page_ranges(chain: &Chain, page: PageIndex, limit: usize) -> Vec<ScanRange> {
+/// Pairs, keys ascending, by their pages.
+pub(crate) fn by_page(pairs: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<WholePage> {
+    let mut pages: Vec<WholePage> = Vec::new();
+    for (key, value) in pairs {
+        let Some(Key::Table(_, page, _, _)) = Key::decode(&key) else { continue };
+        match pages.last_mut() {
+            Some(last) if last.page == page => last.pairs.push((key, value)),
+            _ => pages.push(WholePage { page, pairs: vec![(key, value)] }),
+        }
+    }
+    pages
+}
+
+/// What is read for the page of a view: of each branch what it sees of the page, and the key behind it.
+fn page_ranges(chain: &Chain, page: PageIndex) -> Vec<ScanRange> {
     let of_branch = |(branch, generation): &(BranchId, Generation)| {
-        let versions = KeyRange::table_page_through(*branch, page, *generation);
+        let behind = KeyRange::table_from(*branch, PageIndex(page.0.saturating_add(1)));
         [
-            ScanRange { range: versions, limit, backwards: true },
-            ScanRange {
-                range: KeyRange::table_from(*branch, PageIndex(page.0.saturating_add(1))),
-                limit: 1,
-                backwards: false,
-            },
+            ScanRange::Page { branch: *branch, page, generation: *generation },
+            ScanRange::Keys { range: behind, limit: 1 },
         ]
     };
     chain.iter().flat_map(of_branch).collect()
 }
 
 /// What a scan of [`page_ranges`] found.
-enum ViewPage {
-    /// The page's entries, how many deltas the first branch has on it, and the next page there may be.
-    Found { runs: Vec<EntryRun>, deltas: usize, next: Option<PageIndex> },
-    /// More has to be read.
-    Incomplete,
+struct ViewPage {
+    /// The page's entries.
+    runs: Vec<EntryRun>,
+    /// How many deltas the first branch has on it.
+    deltas: usize,
+    /// The next page there may be.
+    next: Option<PageIndex>,
 }
 
-fn view_page(scans: &mut [Scan], chain: &Chain, size: RegionSize) -> Result<ViewPage, StoreError> {
-    let mut branches: Vec<FoundPage> = Vec::new();
-    let mut next = None;
-    let mut is_whole = false;
-    for (scan, (_, generation)) in scans.chunks_mut(2).zip(chain) {
+fn view_page(scans: &[Scan], chain: &Chain, size: RegionSize) -> Result<ViewPage, StoreError> {
+    let mut page = FoundPage::default();
+    let (mut next, mut deltas) = (None, None);
+    for (scan, (_, generation)) in scans.chunks(2).zip(chain) {
         if let Some(Key::Table(_, page, _, _)) = scan[1].pairs.first().and_then(|(key, _)| Key::decode(key)) {
             next = Some(next.map_or(page, |next: PageIndex| next.min(page)));
         }
-        if is_whole {
+        if page.complete {
             continue;
         }
-        let versions = &mut scan[0];
-        versions.pairs.reverse();
-        let is_base = |pair: &(Vec<u8>, Vec<u8>)| matches!(Key::decode(&pair.0), Some(Key::Table(_, _, _, 0)));
-        let base = versions.pairs.iter().rposition(is_base);
-        if base.is_none() && versions.more {
-            return Ok(ViewPage::Incomplete);
-        }
-        let found = fold_pairs(&versions.pairs[base.unwrap_or(0)..], *generation, size)?;
-        is_whole = found.complete;
-        branches.push(found);
+        let found = fold_pairs(&scan[0].pairs, *generation, size)?;
+        deltas.get_or_insert(found.deltas);
+        page.runs = table::overlay(size, found.runs, page.runs);
+        page.complete = found.complete;
     }
-    let deltas = branches.first().map_or(0, |found| found.deltas);
-    let runs = branches.into_iter().rev().fold(Vec::new(), |below, found| {
-        if found.complete { found.runs } else { table::overlay(size, &below, &found.runs) }
-    });
-    Ok(ViewPage::Found { runs: table::without_zeroes(runs), deltas, next })
+    Ok(ViewPage { runs: table::without_zeroes(page.runs), deltas: deltas.unwrap_or(0), next })
 }
 
 impl Controller {
@@ -164,7 +158,7 @@ impl Controller {
         snapshot: Option<VolumeId>,
     ) {
         if self.live_session(agent, epoch).is_some() {
-            let fetch = Fetch { agent, request, epoch, page, snapshot, limit: PAGE_SCAN_LIMIT };
+            let fetch = Fetch { agent, request, epoch, page, snapshot };
             self.scan(ScanPurpose::Fetch(fetch));
         }
     }
@@ -205,16 +199,15 @@ impl Controller {
     }
 
     fn scan_ranges(&self, purpose: &ScanPurpose) -> Option<Vec<ScanRange>> {
-        let forwards = |range, limit: &usize| vec![ScanRange { range, limit: *limit, backwards: false }];
         Some(match purpose {
-            ScanPurpose::Fetch(fetch) => page_ranges(&self.fetched_view(fetch)?.chain, fetch.page, fetch.limit),
-            ScanPurpose::Fold { branch, page, limit } => {
+            ScanPurpose::Fetch(fetch) => page_ranges(&self.fetched_view(fetch)?.chain, fetch.page),
+            ScanPurpose::Fold { branch, page, .. } => {
                 let generation = self.branches.get(branch)?.record.generation;
-                let range = KeyRange::table_page_through(*branch, *page, generation);
-                vec![ScanRange { range, limit: *limit, backwards: true }]
+                let record = ScanRange::Keys { range: KeyRange::one(Key::Branch(*branch)), limit: 1 };
+                vec![ScanRange::Page { branch: *branch, page: *page, generation }, record]
             }
-            ScanPurpose::Job { job, limit } => forwards(self.job_range(*job)?, limit),
-            ScanPurpose::Purge { branch, limit } => forwards(self.purge_range(*branch)?, limit),
+            ScanPurpose::Job { job, limit } => vec![ScanRange::Keys { range: self.job_range(*job)?, limit: *limit }],
+            ScanPurpose::Purge { branch, limit } => vec![self.purge_range(*branch, *limit)?],
         })
     }
 
@@ -232,11 +225,11 @@ impl Controller {
                 self.wake_in(SCAN_RETRY);
             }
             (ScanPurpose::Fetch(fetch), result) => self.fetched(fetch, result),
-            (ScanPurpose::Fold { branch, page, limit }, result) => {
-                self.fold_scanned(branch, page, limit, single(result));
+            (ScanPurpose::Fold { branch, page, known }, result) => {
+                self.fold_scanned(branch, page, known, result);
             }
             (ScanPurpose::Job { job, limit }, result) => self.job_scanned(job, limit, single(result)),
-            (ScanPurpose::Purge { branch, limit }, result) => self.purge_scanned(branch, limit, single(result)),
+            (ScanPurpose::Purge { branch, .. }, result) => self.purge_scanned(branch, single(result)),
         }
     }
 
@@ -248,12 +241,9 @@ impl Controller {
             return self.scan(ScanPurpose::Fetch(fetch));
         }
         let pages = view.pages();
-        let found = result.and_then(|mut scans| view_page(&mut scans, &view.chain, view.region_size));
+        let found = result.and_then(|scans| view_page(&scans, &view.chain, view.region_size));
         let (runs, absent_until) = match found {
-            Ok(ViewPage::Incomplete) => {
-                return self.scan(ScanPurpose::Fetch(Fetch { limit: fetch.limit.saturating_mul(4), ..fetch }));
-            }
-            Ok(ViewPage::Found { runs, deltas, next }) => {
+            Ok(ViewPage { runs, deltas, next }) => {
                 if fetch.snapshot.is_none() {
                     self.folds.deltas_counted(view.branch(), fetch.page, deltas);
                 }

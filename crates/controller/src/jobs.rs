@@ -119,7 +119,7 @@ impl Controller {
         let Some(branch) = self.branches.get(&branch_id) else { return 0 };
         let (generation, newest) = (branch.record.generation, branch.newest());
         // (A page that cannot be read is removed too; what it mapped shows up in the audit as leaked.)
-        let runs = fold_pairs(&page.pairs, generation, size).map(|found| found.runs).unwrap_or_default();
+        let runs = fold_pairs(page.pairs.iter().rev(), generation, size).map(|found| found.runs).unwrap_or_default();
         let kept = cut_at(&runs, page.page, size_bytes, size);
         let mut has_older = false;
         for (key, _) in &page.pairs {
@@ -189,7 +189,7 @@ fn cut_at(runs: &[EntryRun], page: PageIndex, size_bytes: u64, size: RegionSize)
     let first = page.first_region().0;
     let slots = size.regions_in(size_bytes).saturating_sub(first).min(REGIONS_PER_PAGE.into()) as u16;
     let gone = EntryRun { first: slots, count: REGIONS_PER_PAGE as u16 - slots, entry: MapEntry::Zero };
-    let mut kept = if gone.count == 0 { runs.to_vec() } else { table::overlay(size, runs, &[gone]) };
+    let mut kept = if gone.count == 0 { runs.to_vec() } else { table::overlay(size, runs.to_vec(), vec![gone]) };
     let blocks = (size_bytes % size.bytes()).div_ceil(model::BLOCK_BYTES) as u32;
     let last = slots.checked_sub(1).filter(|_| blocks != 0 && blocks < size.blocks());
     if let Some(last) = last
@@ -197,7 +197,7 @@ fn cut_at(runs: &[EntryRun], page: PageIndex, size_bytes: u64, size: RegionSize)
     {
         let mut entry = table::entry_at(&run.entry, last - run.first, size);
         cut_blocks(&mut entry, blocks, size);
-        kept = table::overlay(size, &kept, &[EntryRun { first: last, count: 1, entry }]);
+        kept = table::overlay(size, kept, vec![EntryRun { first: last, count: 1, entry }]);
     }
     table::without_zeroes(kept)
 }

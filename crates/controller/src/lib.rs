@@ -44,6 +44,7 @@ pub use event::{
     AlertChange, ApiId, BatchId, Config, DiskInspection, DiskTicket, Effect, Event, Inspection, Scan, ScanId,
     ScanRange, perform_scan,
 };
+pub use fold::Folding;
 pub use operator::DEFAULT_POOL;
 pub use planted::{Bug, Planted};
 pub use recover::Survivors;

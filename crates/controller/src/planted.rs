@@ -38,6 +38,8 @@ pub enum Bug {
     UsageForgotten,
     /// Folding a page forgets the last delta.
     FoldDropsDelta,
+    /// A summary claims to tell of versions that it does not.
+    SummaryTellsLess,
     /// The answer to a page fault says that the next page there is were absent.
     AbsentTooFar,
     /// Folding a live end's page removes the version that a snapshot sees.
@@ -64,7 +66,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::FreeBeforeCommit,
         Self::AnswerBeforeCommit,
         Self::GrantBeforeCommit,
@@ -73,6 +75,7 @@ impl Bug {
         Self::FreesForgotten,
         Self::UsageForgotten,
         Self::FoldDropsDelta,
+        Self::SummaryTellsLess,
         Self::AbsentTooFar,
         Self::FoldForgetsSnapshot,
         Self::FrozenDropFreed,

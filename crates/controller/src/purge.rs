@@ -3,17 +3,23 @@
 //! Page by page, each page in one batch with the job's position: `docs/snapshots.md` has the rule and what may happen
 //! meanwhile. One purge at a time in a branch, and none while a page of the branch is being folded.
 
-use crate::branches::LIVE;
+use crate::branches::{Branch, LIVE};
 use crate::engine::{After, Controller};
-use crate::event::Scan;
-use crate::fetch::{ScanPurpose, whole_pages};
-use crate::jobs::{JOB_RUNS, JOB_SCAN_LIMIT, JOB_SCAN_LIMIT_MAX, JOB_SCAN_LIMIT_SPARSE};
+use crate::event::{Scan, ScanRange};
+use crate::fetch::{ScanPurpose, by_page};
+use crate::jobs::{JOB_RUNS, JOB_SCAN_LIMIT, JOB_SCAN_LIMIT_SPARSE};
 use crate::planted::Bug;
 use crate::runs::RunSet;
 use model::{BranchId, EntryRun, Generation, PageIndex, RegionSize, UnitRun, VolumeId};
 use std::collections::BTreeMap;
+use store::keys::{WHOLE, summarized_after, summary_sequence};
 use store::records::{JobRecord, Record};
+use store::versions::Changes;
 use store::{Key, KeyRange, StoreError, table};
+
+/// How many keys a step looks at or seeks at most, so that nobody else waits long for the controller where there is little
+/// to do on many pages.
+const STEPS_MAX: usize = 8192;
 
 /// A view being taken back.
 #[derive(Debug)]
@@ -64,20 +70,32 @@ struct PagePurge {
     put: Option<(Generation, u64, Vec<EntryRun>)>,
 }
 
-/// What to do about one page of a branch: `pairs` are all there are of it. `older` and `younger` are the views beside
-/// `view`; of what `younger` sees, `dropped` is gone already.
-fn purge_page(
-    pairs: &[(Vec<u8>, Vec<u8>)],
-    size: RegionSize,
+/// The views around one that is taken back.
+#[derive(Clone, Copy, Debug)]
+struct Around {
     older: Generation,
     view: Generation,
     younger: Option<Generation>,
+    /// Below the branch lies an origin, which an empty page hides.
+    falls_through: bool,
+}
+
+/// What to do about one page of a branch that has a version in (`older`, `view`]: `pairs` are all there are of it up to what
+/// the younger view sees, of what is older at most one. Of what the younger view sees, `dropped` is gone already.
+fn purge_page(
+    pairs: &[(Vec<u8>, Vec<u8>)],
+    size: RegionSize,
+    around: &Around,
     dropped: &[UnitRun],
 ) -> Result<PagePurge, StoreError> {
+    let Around { older, view, younger, falls_through } = *around;
     let mut seen: Vec<EntryRun> = Vec::new();
     let mut theirs: Vec<EntryRun> = Vec::new();
     let mut result = PagePurge { frees: Vec::new(), deletes: Vec::new(), put: None };
-    let (mut concerned, mut complete, mut last, mut has_base) = (false, false, None, false);
+    let (mut complete, mut has_own, mut has_base) = (false, false, falls_through);
+    let mut first: Option<(Generation, u64)> = None;
+    // What is told of once more by a summary among them, if there is one, begins after this.
+    let mut summarized: Option<Generation> = None;
     for (key, value) in pairs {
         let Some(Key::Table(_, page, generation, sequence)) = Key::decode(key) else {
             return Err(StoreError::Corrupt("a table has a key that is none".into()));
@@ -93,37 +111,48 @@ fn purge_page(
         if stored_size != size {
             return Err(StoreError::Corrupt(format!("page {} has regions of another size", page.0)));
         }
-        concerned |= generation <= view;
-        complete |= sequence == 0;
-        let overlaid = |base: &[EntryRun]| if sequence == 0 { runs.clone() } else { table::overlay(size, base, &runs) };
-        theirs = overlaid(&theirs);
-        if generation <= view {
-            seen = overlaid(&seen);
-        } else {
-            last = Some((generation, sequence));
+        let overlaid =
+            |base: Vec<EntryRun>, runs| if sequence == WHOLE { runs } else { table::overlay(size, base, runs) };
+        complete |= sequence == WHOLE;
+        if let Some(after) = summarized_after(sequence) {
+            summarized = Some(summarized.map_or(after, |before| before.min(after)));
         }
+        if generation <= view {
+            seen = overlaid(seen, runs);
+        } else {
+            if !std::mem::replace(&mut has_own, true) {
+                theirs = seen.clone();
+            }
+            theirs = overlaid(theirs, runs);
+        }
+        first.get_or_insert((generation, sequence));
         result.deletes.push(key.clone());
     }
-    if !concerned {
-        result.deletes.clear();
-        return Ok(result);
-    }
-    let held = if younger.is_some() { RunSet::of(units_of(&theirs, size, Generation(0))) } else { RunSet::default() };
-    let held = held.without(dropped);
+    let held: &[EntryRun] = match (younger, has_own) {
+        (Some(_), true) => &theirs,
+        (Some(_), false) => &seen,
+        (None, _) => &[],
+    };
+    let held = RunSet::of(units_of(held, size, Generation(0))).without(dropped);
     for run in units_of(&seen, size, older) {
         held.outside(run, |part| result.frees.push(part));
     }
-    match (younger, last) {
-        (Some(_), Some((generation, sequence))) => {
-            let (sequence, runs) = if complete { (0, theirs) } else { (sequence, theirs) };
+    match (younger, first) {
+        // It takes the place of the oldest: views that come by a younger summary go on at a generation that may lie between.
+        (Some(_), Some((generation, sequence))) if has_own => {
+            let sequence = match summarized {
+                _ if complete => WHOLE,
+                Some(after) => summary_sequence(after.min(older)),
+                None => sequence,
+            };
             // A whole page needs no zeroes spelled out; an empty one must stay as long as it hides something.
-            let runs = if complete { table::without_zeroes(runs) } else { runs };
+            let runs = if complete { table::without_zeroes(theirs) } else { theirs };
             if !(complete && runs.is_empty() && !has_base) {
                 result.put = Some((generation, sequence, runs));
             }
         }
         // It is the younger view's from now on.
-        (Some(_), None) => result.deletes.clear(),
+        (Some(_), _) => result.deletes.clear(),
         (None, _) => {}
     }
     Ok(result)
@@ -185,34 +214,43 @@ impl Controller {
         }
     }
 
-    pub(crate) fn purge_range(&self, id: BranchId) -> Option<KeyRange> {
-        let purge = self.branches.get(&id)?.purge.as_ref()?;
-        Some(KeyRange::table_from(id, purge.next_page))
+    /// What a step reads: of the pages that have versions which nobody but the view can be the last to see, those versions,
+    /// and those of the next younger view.
+    pub(crate) fn purge_range(&self, id: BranchId, limit: usize) -> Option<ScanRange> {
+        let branch = self.branches.get(&id)?;
+        let purge = branch.purge.as_ref()?;
+        let (view, first) = (purge.view, purge.next_page);
+        let shown_through = branch.younger(view).unwrap_or(view);
+        let changes = Changes { branch: id, after: self.older_of_purge(branch, view), through: view, shown_through };
+        Some(ScanRange::Changed { changes, first, limit, steps_max: STEPS_MAX })
     }
 
-    pub(crate) fn purge_scanned(&mut self, id: BranchId, limit: usize, result: Result<Scan, StoreError>) {
+    fn older_of_purge(&self, branch: &Branch, view: Generation) -> Generation {
+        let forgets = self.config.planted.has(Bug::PurgeForgetsOlder);
+        if forgets { branch.origin_generation() } else { branch.older(view) }
+    }
+
+    pub(crate) fn purge_scanned(&mut self, id: BranchId, result: Result<Scan, StoreError>) {
         // A store that is damaged is left alone: the job stays, and the audit tells of it.
         let Ok(scan) = result else { return };
         let Some(branch) = self.branches.get(&id) else { return };
         let Some(purge) = &branch.purge else { return };
         let Some(volume) = self.volumes.get(&branch.record.volume) else { return };
         let (size, view) = (volume.record.region_size, purge.view);
-        let (mut older, younger) = (branch.older(view), branch.younger(view));
-        if self.config.planted.has(Bug::PurgeForgetsOlder) {
-            older = branch.origin_generation();
-        }
-        let more = scan.more;
-        let pages = whole_pages(scan);
-        if pages.is_empty() && more && limit < JOB_SCAN_LIMIT_MAX {
-            return self.scan(ScanPurpose::Purge { branch: id, limit: limit * 4 });
-        }
+        let around = Around {
+            older: self.older_of_purge(branch, view),
+            view,
+            younger: branch.younger(view).filter(|_| !self.config.planted.has(Bug::PurgeForgetsYounger)),
+            falls_through: branch.record.origin.is_some(),
+        };
+        let next_page = scan.next_page;
+        let pages = by_page(scan.pairs);
         let mut frees = Vec::new();
         for page in &pages {
             let dropped = purge.dropped.get(&page.page).filter(|_| !self.config.planted.has(Bug::PurgeForgetsDrops));
             let dropped = dropped.map_or(&[][..], Vec::as_slice);
-            let seen_by = younger.filter(|_| !self.config.planted.has(Bug::PurgeForgetsYounger));
             // (What a page that cannot be read maps shows up in the audit as leaked.)
-            let Ok(done) = purge_page(&page.pairs, size, older, view, seen_by, dropped) else { continue };
+            let Ok(done) = purge_page(&page.pairs, size, &around, dropped) else { continue };
             done.deletes.iter().for_each(|key| self.batch.changes.push(store::Change::Delete(key.clone())));
             if let Some((generation, sequence, runs)) = done.put {
                 self.batch.put(Key::Table(id, page.page, generation, sequence), table::encode(size, &runs));
@@ -221,11 +259,11 @@ impl Controller {
         }
         let runs = frees.len();
         self.free_of_view(id, view, frees);
-        self.purged_to(id, pages.last().map(|page| page.page), more, runs);
+        self.purged_to(id, next_page, runs);
     }
 
-    /// Notes how far the purge is, in this step's batch.
-    fn purged_to(&mut self, id: BranchId, last: Option<PageIndex>, more: bool, runs: usize) {
+    /// Notes in this step's batch that the purge is done before `next_page`, or with everything.
+    fn purged_to(&mut self, id: BranchId, next_page: Option<PageIndex>, runs: usize) {
         let forget_position = self.config.planted.has(Bug::PurgePositionForgotten);
         let purge = self.branches.get_mut(&id).and_then(|branch| branch.purge.as_mut()).expect("the caller found it");
         purge.limit = match runs {
@@ -233,13 +271,11 @@ impl Controller {
             _ if runs > 4 * JOB_RUNS => (purge.limit / 2).max(4),
             _ => purge.limit,
         };
-        if let Some(last) = last {
-            purge.next_page = PageIndex(last.0.saturating_add(1));
-            purge.dropped = purge.dropped.split_off(&purge.next_page);
-        }
-        purge.finished = !more;
-        let (job, view, next_page) = (purge.job, purge.view, purge.next_page);
-        if more {
+        let (job, view) = (purge.job, purge.view);
+        purge.finished = next_page.is_none();
+        if let Some(next_page) = next_page {
+            purge.next_page = next_page;
+            purge.dropped = purge.dropped.split_off(&next_page);
             if !forget_position {
                 let record = JobRecord::Purge { branch: id, view, next_page };
                 self.batch.put(Key::Job(job), record.encode());
@@ -408,11 +444,9 @@ mod tests {
         units
     }
 
-    #[test]
-    fn a_page_that_only_an_older_view_changed_is_left_alone() {
-        let pairs = [version(1, 0, &[(0, entry(&[(0, 1)]))]), version(5, 1, &[(0, entry(&[(1, 5)]))])];
-        let done = purge_page(&pairs, SIZE, Generation(1), Generation(3), Some(Generation(5)), &[]).unwrap();
-        assert!(done.frees.is_empty() && done.deletes.is_empty() && done.put.is_none());
+    fn around(younger: Option<u32>) -> Around {
+        let younger = younger.map(Generation);
+        Around { older: Generation(1), view: Generation(2), younger, falls_through: false }
     }
 
     #[test]
@@ -421,21 +455,21 @@ mod tests {
             version(2, 0, &[(0, entry(&[(0, 2)])), (1, entry(&[(1, 2)])), (2, entry(&[(2, 1)]))]),
             version(3, 4, &[(0, entry(&[(5, 3)]))]),
         ];
-        let done = purge_page(&pairs, SIZE, Generation(1), Generation(2), Some(Generation(3)), &[]).unwrap();
+        let done = purge_page(&pairs, SIZE, &around(Some(3)), &[]).unwrap();
         assert_eq!(freed(&done), [0], "region 1 is held by the younger view, region 2 by the older");
         assert_eq!(done.deletes.len(), 2);
         let (generation, sequence, runs) = done.put.expect("one version takes the place of two");
-        assert_eq!((generation, sequence), (Generation(3), 0));
+        assert_eq!((generation, sequence), (Generation(2), 0));
         assert_eq!(runs.iter().map(|run| run.first).collect::<Vec<_>>(), [0, 1, 2]);
     }
 
     #[test]
     fn what_the_live_end_dropped_since_the_scan_is_freed() {
         let pairs = [version(2, 0, &[(0, entry(&[(0, 2)]))])];
-        let none = purge_page(&pairs, SIZE, Generation(1), Generation(2), Some(Generation(3)), &[]).unwrap();
+        let none = purge_page(&pairs, SIZE, &around(Some(3)), &[]).unwrap();
         assert!(none.frees.is_empty() && none.deletes.is_empty(), "the version is the younger view's from now on");
         let dropped = [region(0).units(SIZE)];
-        let done = purge_page(&pairs, SIZE, Generation(1), Generation(2), Some(Generation(3)), &dropped).unwrap();
+        let done = purge_page(&pairs, SIZE, &around(Some(3)), &dropped).unwrap();
         assert_eq!(freed(&done), [0]);
         assert!(done.deletes.is_empty());
     }
@@ -443,7 +477,7 @@ mod tests {
     #[test]
     fn without_a_younger_view_everything_of_its_own_goes() {
         let pairs = [version(1, 0, &[(0, entry(&[(0, 1)]))]), version(2, 3, &[(0, entry(&[(1, 2), (0, 1)]))])];
-        let done = purge_page(&pairs, SIZE, Generation(1), Generation(2), None, &[]).unwrap();
+        let done = purge_page(&pairs, SIZE, &around(None), &[]).unwrap();
         assert_eq!(freed(&done), [1]);
         assert_eq!(done.deletes.len(), 1);
         assert!(done.put.is_none());
@@ -452,9 +486,37 @@ mod tests {
     #[test]
     fn deltas_without_a_page_stay_deltas_and_keep_their_zeroes() {
         let pairs = [version(2, 2, &[(0, MapEntry::Zero)]), version(3, 4, &[(1, entry(&[(5, 3)]))])];
-        let done = purge_page(&pairs, SIZE, Generation(1), Generation(2), Some(Generation(3)), &[]).unwrap();
+        let done = purge_page(&pairs, SIZE, &around(Some(3)), &[]).unwrap();
         let (generation, sequence, runs) = done.put.expect("both are one delta now");
-        assert_eq!((generation, sequence), (Generation(3), 4));
+        assert_eq!((generation, sequence), (Generation(2), 2));
         assert_eq!(runs[0], EntryRun { first: 0, count: 1, entry: MapEntry::Zero });
+    }
+
+    #[test]
+    fn what_a_summary_told_is_told_by_the_version_that_takes_its_place() {
+        let summary = summary_sequence(Generation(0));
+        let pairs = [
+            version(2, summary, &[(0, entry(&[(0, 1)])), (1, entry(&[(1, 2)]))]),
+            version(3, 4, &[(1, entry(&[(5, 3)]))]),
+        ];
+        let done = purge_page(&pairs, SIZE, &around(Some(3)), &[]).unwrap();
+        assert_eq!(freed(&done), [1], "region 0 is held by the older view");
+        let (generation, sequence, runs) = done.put.expect("one version takes the place of two");
+        assert_eq!((generation, sequence, runs.len()), (Generation(2), summary, 2));
+        // Whose own summary reaches no further than the older view tells of all from there on, too.
+        let pairs = [pairs[1].clone(), version(5, summary_sequence(Generation(3)), &[(1, entry(&[(6, 5)]))])];
+        let around =
+            Around { older: Generation(2), view: Generation(4), younger: Some(Generation(6)), falls_through: false };
+        let (generation, sequence, _) = purge_page(&pairs, SIZE, &around, &[]).unwrap().put.expect("there is one");
+        assert_eq!((generation, sequence), (Generation(3), summary_sequence(Generation(2))));
+    }
+
+    #[test]
+    fn an_empty_page_stays_while_an_origin_lies_below() {
+        let pairs = [version(2, WHOLE, &[(0, entry(&[(0, 2)]))]), version(3, WHOLE, &[])];
+        let done = purge_page(&pairs, SIZE, &around(Some(3)), &[]).unwrap();
+        assert!(done.put.is_none() && done.deletes.len() == 2);
+        let clone = Around { falls_through: true, ..around(Some(3)) };
+        assert_eq!(purge_page(&pairs, SIZE, &clone, &[]).unwrap().put, Some((Generation(2), WHOLE, Vec::new())));
     }
 }

@@ -137,6 +137,8 @@ impl Controller {
         let is_ready = cut.waiting.is_empty();
         let is_frozen = match outcome {
             OrderOutcome::Done => true,
+            // It was taken, so that what follows is durable no sooner than it. (Refused, it never will be.)
+            OrderOutcome::Committing { request } => self.has_taken(epoch, request),
             // It was detached in order meanwhile: everything of it is durable.
             OrderOutcome::NoSession => !self.sessions.contains_key(&epoch),
             OrderOutcome::Busy { .. } | OrderOutcome::Failed => false,
@@ -499,7 +501,7 @@ impl Controller {
             OrderOutcome::Done | OrderOutcome::NoSession => {
                 self.after.push(After::Inspect(reply_to, Inspection::Diff { from, to, query }));
             }
-            OrderOutcome::Busy { .. } | OrderOutcome::Failed => {
+            OrderOutcome::Busy { .. } | OrderOutcome::Failed | OrderOutcome::Committing { .. } => {
                 let message = format!("{:?} could not make its changes durable; try again", query.to);
                 self.reply(reply_to, Err(Error::unavailable(message)));
             }

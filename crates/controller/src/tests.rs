@@ -1,5 +1,6 @@
 //! The engine with a store, a node and agents made of cardboard.
 
+mod chains;
 mod faults;
 mod histories;
 mod operators;

@@ -248,7 +248,13 @@ impl Controller {
             (OrderOutcome::NoSession, Some(size_bytes)) if size_bytes.is_multiple_of(BLOCK_BYTES) && !has_origin => {
                 self.shrink_detached(reply_to, volume_id, size_bytes);
             }
-            (OrderOutcome::Busy { .. } | OrderOutcome::Failed | OrderOutcome::NoSession, _) => {
+            (
+                OrderOutcome::Busy { .. }
+                | OrderOutcome::Failed
+                | OrderOutcome::NoSession
+                | OrderOutcome::Committing { .. },
+                _,
+            ) => {
                 let message = format!("volume {name:?}: its session could not follow the new size; try again");
                 self.reply(reply_to, Err(Error::unavailable(message)));
             }
@@ -317,7 +323,7 @@ impl Controller {
             OrderOutcome::Busy { hosts } => {
                 Some(Error::busy(format!("{hosts} hosts have volume {name:?} attached; detach them, or force it")))
             }
-            OrderOutcome::Failed => Some(Error::unavailable(format!(
+            OrderOutcome::Failed | OrderOutcome::Committing { .. } => Some(Error::unavailable(format!(
                 "volume {name:?} could not be detached: its storage failed; try again, or force it"
             ))),
         }

@@ -34,6 +34,7 @@ impl Control {
             new_cluster: CLUSTER,
             nodes: (0..plan.agents).map(NodeId).collect(),
             metadata_reserve_bytes: 16 << 10,
+            folding: plan.folding,
             planted: PlantedBug::controller(plan.planted),
             ..Config::default()
         };

@@ -171,6 +171,8 @@ pub struct Plan {
     pub empties: bool,
     /// What the tables of an agent may take in memory, in bytes.
     pub table_bytes_max: usize,
+    /// When the controller folds pages.
+    pub folding: controller::Folding,
     /// A bug to be found.
     pub planted: Option<PlantedBug>,
 }
@@ -246,6 +248,7 @@ impl Plan {
             ample,
             empties: random.permille(400),
             table_bytes_max: usize::MAX,
+            folding: controller::Folding::default(),
             planted: None,
             volumes,
         };
@@ -274,6 +277,10 @@ impl Plan {
             // Nothing that can be evicted may stay, or a chunk of slots, or a few.
             plan.table_bytes_max = random.pick(&[1, 1, 26_000, 52_000, 100_000]);
         }
+        // (Pages are small here: in every other run they are folded as if they were large.)
+        let mut random = Random::new(seed ^ 0xf01d_0000_0000_0003);
+        let deltas_max = random.pick(&[3, 8]);
+        plan.folding = controller::Folding { deltas_max, page_parts: random.pick(&[0, 2]) };
         plan
     }
 

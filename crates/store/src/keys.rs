@@ -18,7 +18,7 @@
 //! 0x26  volume:4                               snapshot schedule
 //! 0x30  epoch:8                                session
 //! 0x31  epoch:8  logical disk:4  unit:4        grant
-//! 0x40  branch:4  page:4  generation:4  sequence:8    0: the folded page; from 1 on: its deltas
+//! 0x40  branch:4  page:4  generation:4  sequence:8    0: the folded page; from 1 on: its deltas; from 2^63 on: a summary
 //! 0x50  job:8
 //! ```
 
@@ -26,6 +26,25 @@ use model::{BranchId, DiskId, Epoch, Generation, LogicalDiskId, PageIndex, PoolI
 
 /// The longest volume name, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
+
+/// The sequence of a table page that is whole.
+pub const WHOLE: u64 = 0;
+/// From here on a sequence is a summary's.
+const SUMMARY: u64 = 1 << 63;
+
+/// The sequence of a summary: a delta that tells all that changed on its page in the generations younger than `after`, up to
+/// its own, which is over. It is the last one of its generation, so that whoever takes it for any other delta is right too.
+#[must_use]
+pub fn summary_sequence(after: Generation) -> u64 {
+    SUMMARY | u64::from(after.0)
+}
+
+/// For a summary's sequence, the generation after which what it tells begins.
+#[must_use]
+pub fn summarized_after(sequence: u64) -> Option<Generation> {
+    let after = u32::try_from(sequence.checked_sub(SUMMARY)?).ok()?;
+    Some(Generation(after))
+}
 
 /// A half-open range of encoded keys.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +69,14 @@ impl KeyRange {
     #[must_use]
     pub fn all() -> Self {
         Self { start: vec![0], end: vec![0xff] }
+    }
+
+    /// One key and nothing else.
+    #[must_use]
+    pub fn one(key: Key<'_>) -> Self {
+        let start = key.encode();
+        let end = [&start[..], &[0]].concat();
+        Self { start, end }
     }
 
     /// Every key of `tag`.
@@ -103,6 +130,13 @@ impl KeyRange {
             None => page_range.end,
         };
         Self { start: page_range.start, end }
+    }
+
+    /// The versions and deltas of one page younger than `generation`.
+    #[must_use]
+    pub fn table_page_after(branch: BranchId, page: PageIndex, generation: Generation) -> Self {
+        let start = Self::table_page_through(branch, page, generation).end;
+        Self { start, end: Self::table_page(branch, page).end }
     }
 }
 
@@ -177,7 +211,8 @@ pub enum Key<'a> {
     Session(Epoch),
     /// → [`crate::records::GrantRecord`].
     Grant(Epoch, LogicalDiskId, UnitIndex),
-    /// → [`crate::table`]: sequence 0 is the folded page, others are deltas on top of it.
+    /// → [`crate::table`]: sequence [`WHOLE`] is the folded page, others are deltas on top of it, those of
+    /// [`summary_sequence`] summaries.
     Table(BranchId, PageIndex, Generation, u64),
     /// → [`crate::records::JobRecord`].
     Job(u64),

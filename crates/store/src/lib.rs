@@ -1,7 +1,7 @@
 //! The metadata store: an ordered map from byte keys to byte values, with atomic durable batches.
 //!
 //! [`MetaStore`] is the seam. `store-redb` is the embedded implementation, [`MemoryStore`] the reference that tests
-//! compare it with. What keys and values mean is here too ([`keys`], [`records`], [`table`]), so that offline tools read
+//! compare it with. What keys and values mean is here too ([`keys`], [`records`], [`table`], [`versions`]), so that offline tools read
 //! a store without the controller. Allocation pages are encoded by `pool`; here they are bytes.
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ pub mod keys;
 pub mod memory;
 pub mod records;
 pub mod table;
+pub mod versions;
 
 pub use keys::{Key, KeyRange};
 pub use memory::{MemoryStore, MemoryView};

@@ -18,6 +18,8 @@ use model::{
 };
 
 const WHAT: &str = "a table page";
+/// How many blocks the largest region has.
+const BLOCKS_MAX: usize = 1024;
 
 /// The bytes of a page or of a delta: `runs`, ascending and without overlap, of a volume with regions of `size`.
 #[must_use]
@@ -174,10 +176,12 @@ fn read_blocks(reader: &mut Reader<'_>, size: RegionSize) -> Result<BlockBitmap,
         }
         2 => {
             let bytes = reader.raw(size.blocks().div_ceil(8) as usize)?;
-            let words: Vec<u64> = (bytes.chunks(8))
-                .map(|chunk| chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)))
-                .collect();
-            BlockBitmap::from_words(size.blocks(), &words).ok_or_else(|| reader.corrupt("a bitmap leaves its region"))
+            let mut words = [0; BLOCKS_MAX / 64];
+            for (word, chunk) in words.iter_mut().zip(bytes.chunks(8)) {
+                *word = chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+            }
+            BlockBitmap::from_words(size.blocks(), &words[..bytes.len().div_ceil(8)])
+                .ok_or_else(|| reader.corrupt("a bitmap leaves its region"))
         }
         _ => Err(reader.corrupt("a bitmap's kind is unknown")),
     }
@@ -217,57 +221,98 @@ pub fn runs_are_sane(size: RegionSize, runs: &[EntryRun]) -> bool {
 #[must_use]
 pub fn entry_at(entry: &MapEntry, count: u16, size: RegionSize) -> MapEntry {
     let mut entry = entry.clone();
-    if let MapEntry::Layers(layers) = &mut entry {
+    advance(&mut entry, count, size);
+    entry
+}
+
+/// Makes `entry` that of the region `count` regions further in its run.
+fn advance(entry: &mut MapEntry, count: u16, size: RegionSize) {
+    if let MapEntry::Layers(layers) = entry
+        && count > 0
+    {
         for layer in layers {
             if let Place::Region(region) = layer.place {
                 layer.place = Place::Region(region.offset_by(count.into(), size));
             }
         }
     }
-    entry
 }
 
-/// The part of `run` from slot `from` to before slot `to`, if any.
-fn cut(run: &EntryRun, from: u16, to: u16, size: RegionSize) -> Option<EntryRun> {
-    let (first, end) = (run.first.max(from), (run.first + run.count).min(to));
-    (first < end).then(|| EntryRun { first, count: end - first, entry: entry_at(&run.entry, first - run.first, size) })
+/// Whether `next` goes on where `last` ends, so that both are one run.
+fn continues(last: &EntryRun, next: &EntryRun, size: RegionSize) -> bool {
+    let goes_on = |(one, other): (&Layer, &Layer)| {
+        let place = match (one.place, other.place) {
+            (Place::Region(one), Place::Region(other)) => one.offset_by(last.count.into(), size) == other,
+            (one, other) => one == other,
+        };
+        place && one.born == other.born && one.written == other.written && one.blocks == other.blocks
+    };
+    last.first + last.count == next.first
+        && match (&last.entry, &next.entry) {
+            (MapEntry::Layers(one), MapEntry::Layers(other)) => {
+                one.len() == other.len() && one.iter().zip(other).all(goes_on)
+            }
+            (one, other) => one == other,
+        }
 }
 
 /// Adds `run` behind `runs`, as part of the last one if it continues it.
 fn push_fused(runs: &mut Vec<EntryRun>, run: EntryRun, size: RegionSize) {
-    if let Some(last) = runs.last_mut() {
-        let adjacent = last.first + last.count == run.first;
-        if adjacent && entry_at(&last.entry, last.count, size) == run.entry {
-            last.count += run.count;
-            return;
-        }
+    match runs.last_mut() {
+        Some(last) if continues(last, &run, size) => last.count += run.count,
+        _ => runs.push(run),
     }
-    runs.push(run);
+}
+
+/// Takes off what lies before `slot`, which is within `run`.
+fn split_off_front(run: &mut EntryRun, slot: u16, size: RegionSize) -> EntryRun {
+    let front = EntryRun { first: run.first, count: slot - run.first, entry: run.entry.clone() };
+    skip_to(run, slot, size);
+    front
+}
+
+/// Lets `run` begin at `slot`, which is within it.
+fn skip_to(run: &mut EntryRun, slot: u16, size: RegionSize) {
+    let skipped = slot - run.first;
+    advance(&mut run.entry, skipped, size);
+    run.first = slot;
+    run.count -= skipped;
 }
 
 /// `base` with the slots that `delta` names replaced by what it says. Both ascending and without overlap, and so is
 /// the result; neighbours that continue one another are one run in it.
 #[must_use]
-pub fn overlay(size: RegionSize, base: &[EntryRun], delta: &[EntryRun]) -> Vec<EntryRun> {
-    let mut result = Vec::with_capacity(base.len() + delta.len());
-    let (mut from, mut next) = (0, 0);
-    let mut copy_base = |result: &mut Vec<EntryRun>, from: u16, to: u16| {
-        while let Some(run) = base.get(next) {
-            if let Some(part) = cut(run, from, to, size) {
-                push_fused(result, part, size);
-            }
-            if run.first + run.count > to {
-                break;
-            }
-            next += 1;
-        }
-    };
-    for run in delta {
-        copy_base(&mut result, from, run.first);
-        push_fused(&mut result, run.clone(), size);
-        from = run.first + run.count;
+pub fn overlay(size: RegionSize, base: Vec<EntryRun>, delta: Vec<EntryRun>) -> Vec<EntryRun> {
+    if delta.is_empty() {
+        return base;
     }
-    copy_base(&mut result, from, REGIONS_PER_PAGE as u16);
+    let mut result = Vec::with_capacity(base.len() + delta.len());
+    let mut base = base.into_iter();
+    let mut rest = base.next();
+    for over in delta {
+        let end = over.first + over.count;
+        while let Some(mut run) = rest.take_if(|run| run.first < over.first) {
+            if run.first + run.count > over.first {
+                push_fused(&mut result, split_off_front(&mut run, over.first, size), size);
+                rest = Some(run);
+            } else {
+                push_fused(&mut result, run, size);
+                rest = base.next();
+            }
+        }
+        while let Some(mut run) = rest.take_if(|run| run.first < end) {
+            rest = if run.first + run.count > end {
+                skip_to(&mut run, end, size);
+                Some(run)
+            } else {
+                base.next()
+            };
+        }
+        push_fused(&mut result, over, size);
+    }
+    for run in rest.into_iter().chain(base) {
+        push_fused(&mut result, run, size);
+    }
     result
 }
 
@@ -369,7 +414,7 @@ mod tests {
             let mut page = Vec::new();
             for delta in &versions {
                 slots(size, delta, &mut naive);
-                page = overlay(size, &page, delta);
+                page = overlay(size, page, delta.clone());
                 prop_assert!(runs_are_sane(size, &page));
             }
             let mut seen = vec![MapEntry::Zero; 1024];
@@ -385,7 +430,7 @@ mod tests {
         for slot in 0..1024 {
             let place = DiskRegion { logical_disk: LogicalDiskId(1), unit: UnitIndex(4096 + u32::from(slot) * 4) };
             let entry = MapEntry::full(place, size, Generation(1), Generation(1));
-            page = overlay(size, &page, &[EntryRun { first: slot, count: 1, entry }]);
+            page = overlay(size, page, vec![EntryRun { first: slot, count: 1, entry }]);
         }
         assert_eq!(page.len(), 1);
         assert!(encode(size, &page).len() < 24);

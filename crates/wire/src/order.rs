@@ -1,5 +1,6 @@
 //! The controller's commands: to agents about their sessions, to nodes about their disks.
 
+use crate::RequestId;
 use model::{DiskId, Epoch, Generation, Term};
 
 /// The controller's name for an order, echoed when it is done.
@@ -26,7 +27,7 @@ pub enum Order {
         read_only: bool,
     },
     /// A snapshot is about to be taken: hold every write and trim from now on, drain those in flight, flush the disks and
-    /// commit everything; then done. Reads go on. The volume stays so until [`Order::Thaw`] (or its session ends), also
+    /// commit everything; then done, or as soon as the last commit is sent ([`OrderOutcome::Committing`]). Reads go on. The volume stays so until [`Order::Thaw`] (or its session ends), also
     /// when the order failed.
     Freeze,
     /// The snapshot is durable, or was given up: this is what holds for every write from now on, those held included.
@@ -60,6 +61,12 @@ pub enum Order {
 pub enum OrderOutcome {
     /// Done as told.
     Done,
+    /// Of [`Order::Freeze`] alone: done but for this commit, which was sent before, holds all that is left to be made
+    /// durable, and may be refused or fail still. What rests on it is to become durable with it or after it.
+    Committing {
+        /// The commit.
+        request: RequestId,
+    },
     /// Hosts have the volume open.
     Busy {
         /// How many connections.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use wire::{
     AgentMessage, AttachError, Attachment, CommandId, CommitError, ControllerMessage, Credentials, DiskOperation,
-    GrantError, NodeReply, NodeRequest, Order, OrderOutcome, SnapshotPage,
+    GrantError, NodeReply, NodeRequest, Order, OrderOutcome, RequestId, SnapshotPage,
 };
 
 pub const FOREIGN: u8 = 0xee;
@@ -43,6 +43,10 @@ pub struct Cluster {
     pub writes: u64,
     pub reads: u64,
     pub commits: u64,
+    /// Commits that were taken.
+    taken: BTreeSet<RequestId>,
+    /// Freezes that were done before their last commit was answered.
+    pub frozen_early: u64,
     pub grant_units_max: u32,
     pub fail_commits: u32,
     pub fail_flushes: u32,
@@ -127,6 +131,8 @@ impl Cluster {
             writes: 0,
             reads: 0,
             commits: 0,
+            taken: BTreeSet::new(),
+            frozen_early: 0,
             grant_units_max: u32::MAX,
             fail_commits: 0,
             fail_flushes: 0,
@@ -161,6 +167,7 @@ impl Cluster {
 
     /// The agent dies, the disk loses power, and another agent takes over, from what is durable.
     pub fn restart_agent(&mut self) {
+        self.taken.clear();
         for (at, before) in std::mem::take(&mut self.unflushed).into_iter().rev() {
             self.media[at..at + before.len()].copy_from_slice(&before);
         }
@@ -379,9 +386,19 @@ impl Cluster {
             }
             AgentMessage::Commit { request, epoch, commit } => {
                 let result = self.commit(&commit);
+                if result.is_ok() {
+                    self.taken.insert(request);
+                }
                 ControllerMessage::Committed { request, epoch, result }
             }
             AgentMessage::OrderDone { command, outcome, .. } => {
+                let outcome = match outcome {
+                    OrderOutcome::Committing { request } => {
+                        self.frozen_early += 1;
+                        if self.taken.contains(&request) { OrderOutcome::Done } else { OrderOutcome::Failed }
+                    }
+                    other => other,
+                };
                 self.orders_done.push((command, outcome));
                 return;
             }

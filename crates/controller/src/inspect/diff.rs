@@ -73,8 +73,7 @@ fn concerned(
     for branch in branches {
         let (one, other) = (seen_by(older, branch), seen_by(younger, branch));
         if one != other {
-            let between = one.min(other)..one.max(other);
-            pages_of(view, branch, |at| between.start < at && at <= between.end, &mut pages)?;
+            pages_of(view, branch, one.min(other)..one.max(other), &mut pages)?;
         }
     }
     Ok(pages)

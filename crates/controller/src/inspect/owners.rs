@@ -11,7 +11,7 @@ use model::{BranchId, EntryRun, Generation, LogicalDiskId, PageIndex, RegionSize
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use store::records::BranchRecord;
-use store::table::places_of;
+use store::table::{overlay, places_of};
 use store::{Key, KeyRange, StoreError, StoreView};
 
 type Usage = BTreeMap<(Generation, Generation), u64>;
@@ -167,7 +167,7 @@ impl BranchAudit {
             && self.origin.is_empty()
         {
             // The usual case, and quick: every view sees the same.
-            let runs = fold_pairs(pairs, *last, self.size)?.runs;
+            let runs = fold_pairs(pairs.iter().rev(), *last, self.size)?.runs;
             if *last == self.generation && self.has_live_end {
                 self.check_end(page, &runs, regions, report);
             }
@@ -184,9 +184,8 @@ impl BranchAudit {
             );
             let seen = seen.count();
             if state.as_ref().is_none_or(|(before, _)| *before != seen) {
-                let found = fold_pairs(&pairs[..seen], *at, self.size)?;
-                let runs =
-                    if found.complete { found.runs } else { store::table::overlay(self.size, &inherited, &found.runs) };
+                let found = fold_pairs(pairs[..seen].iter().rev(), *at, self.size)?;
+                let runs = if found.complete { found.runs } else { overlay(self.size, inherited.clone(), found.runs) };
                 state = Some((seen, runs));
             }
             let runs = &state.as_ref().expect("it was made above").1;

@@ -5,9 +5,10 @@ use crate::branches::{Chain, DEPTH_MAX};
 use crate::fetch::fold_pairs;
 use model::{BranchId, EntryRun, Generation, PageIndex, RegionSize, VolumeId};
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use store::records::{BranchRecord, Record, SnapshotRecord, VolumeRecord};
-use store::{Key, KeyRange, StoreError, StoreView, table};
+use store::versions::{self, Changes};
+use store::{Key, StoreError, StoreView, table};
 
 /// A volume's live end, or a snapshot.
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ impl StoredView {
     pub(super) fn pages(&self, view: &(impl StoreView + ?Sized)) -> Result<BTreeSet<PageIndex>, StoreError> {
         let mut pages = BTreeSet::new();
         for (branch, generation) in &self.chain {
-            pages_of(view, *branch, |at| at <= *generation, &mut pages)?;
+            pages_of(view, *branch, Generation(0)..*generation, &mut pages)?;
         }
         Ok(pages)
     }
@@ -81,21 +82,22 @@ pub(super) fn chain(
     Ok(chain)
 }
 
-/// Adds the pages of which a branch has a version that `counts`.
+/// Adds the pages of which a branch has a version younger than `between` starts and no younger than it ends.
 pub(super) fn pages_of(
     view: &(impl StoreView + ?Sized),
     branch: BranchId,
-    counts: impl Fn(Generation) -> bool,
+    between: Range<Generation>,
     pages: &mut BTreeSet<PageIndex>,
 ) -> Result<(), StoreError> {
-    view.scan(&KeyRange::table(branch), &mut |key, _| {
-        if let Some(Key::Table(_, page, generation, _)) = Key::decode(key)
-            && counts(generation)
-        {
+    let Range { start: after, end: through } = between;
+    let changes = Changes { branch, after, through, shown_through: through };
+    let all = versions::changed_pages(view, &changes, PageIndex(0), usize::MAX, &mut |key, _| {
+        if let Some(Key::Table(_, page, _, _)) = Key::decode(key) {
             pages.insert(page);
         }
         ControlFlow::Continue(())
-    })
+    });
+    all.map(drop)
 }
 
 /// The page as a chain of branches tells it.
@@ -105,25 +107,18 @@ pub(super) fn page_of(
     page: PageIndex,
     size: RegionSize,
 ) -> Result<Vec<EntryRun>, StoreError> {
-    let mut layers = Vec::new();
+    let mut runs = Vec::new();
     for (branch, generation) in chain {
         let mut pairs = Vec::new();
-        view.scan_back(&KeyRange::table_page_through(*branch, page, *generation), &mut |key, value| {
+        versions::page_at(view, *branch, page, *generation, &mut |key, value| {
             pairs.push((key.to_vec(), value.to_vec()));
-            match Key::decode(key) {
-                Some(Key::Table(_, _, _, 0)) => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
-            }
+            ControlFlow::Continue(())
         })?;
-        pairs.reverse();
         let found = fold_pairs(&pairs, *generation, size)?;
-        let complete = found.complete;
-        layers.push(found.runs);
-        if complete {
+        runs = table::overlay(size, found.runs, runs);
+        if found.complete {
             break;
         }
     }
-    let mut layers = layers.into_iter().rev();
-    let bottom = layers.next().unwrap_or_default();
-    Ok(table::without_zeroes(layers.fold(bottom, |below, own| table::overlay(size, &below, &own))))
+    Ok(table::without_zeroes(runs))
 }

@@ -43,6 +43,8 @@ pub(super) struct World {
     held_preparations: Vec<Event>,
     pub(super) judgement: Judgement,
     pub(super) recoveries: u32,
+    /// How many pairs scans found so far.
+    pub(super) pairs_read: usize,
     last_request: u64,
 }
 
@@ -74,6 +76,7 @@ impl World {
             held_preparations: Vec::new(),
             judgement: Judgement::Blank,
             recoveries: 0,
+            pairs_read: 0,
             last_request: 0,
         };
         world.start();
@@ -126,6 +129,7 @@ impl World {
                 Effect::Commit { id, batch } => self.commits.push((id, batch)),
                 Effect::Scan { id, ranges } => {
                     let result = crate::perform_scan(&self.store, &ranges);
+                    self.pairs_read += result.iter().flatten().map(|scan| scan.pairs.len()).sum::<usize>();
                     self.events.push_back(Event::Scanned { id, result });
                 }
                 Effect::Reply(id, result) => assert!(self.replies.insert(id, result).is_none(), "answered twice"),

@@ -3,7 +3,7 @@
 
 use agent::{Agent, AgentConfig, HostId, HostVolume, IoId, IoKind, IoRequest, IoResult, ReadSegment};
 use api::{Request, Response};
-use controller::{ApiId, Config, Controller, DiskInspection, Inspection, Survivors, inspect, perform_scan};
+use controller::{ApiId, Config, Controller, DiskInspection, Folding, Inspection, Survivors, inspect, perform_scan};
 use model::{BufferPool, ClusterId, IoBuffer, IoError, Time, VolumeId};
 use node::{Node, Operation};
 use pool::Judgement;
@@ -48,6 +48,7 @@ pub(crate) struct Cluster {
     pub(crate) store: MemoryStore,
     pub(crate) random: Random,
     disk: Vec<u8>,
+    folding: Folding,
     process: Process,
     now: Time,
     next: u64,
@@ -70,8 +71,8 @@ struct Process {
 }
 
 impl Process {
-    fn new(store: &MemoryStore) -> Self {
-        let config = Config { new_cluster: ClusterId(7), metadata_reserve_bytes: 0, ..Config::default() };
+    fn new(store: &MemoryStore, folding: Folding) -> Self {
+        let config = Config { new_cluster: ClusterId(7), metadata_reserve_bytes: 0, folding, ..Config::default() };
         let controller = Controller::recover(config, store, Survivors::default()).expect("the store is sound");
         let agent = AgentConfig { linger_nanos: 1_000_000, ..AgentConfig::default() };
         Self {
@@ -91,10 +92,16 @@ impl Process {
 
 impl Cluster {
     pub(crate) fn new(seed: u64, disk_mib: usize) -> Self {
-        let store = MemoryStore::new();
-        let process = Process::new(&store);
+        let (store, mut random) = (MemoryStore::new(), Random(seed));
+        // Of pages as small as these, no summaries are made: in every other history as if they were large.
+        let folding = match random.below(4) {
+            0 | 1 => Folding::default(),
+            2 => Folding { page_parts: 0, ..Folding::default() },
+            _ => Folding { page_parts: 0, deltas_max: 3 },
+        };
+        let process = Process::new(&store, folding);
         let disk = vec![FOREIGN; disk_mib << 20];
-        let mut cluster = Self { store, random: Random(seed), disk, process, now: Time(0), next: 0, merged: 0 };
+        let mut cluster = Self { store, random, disk, folding, process, now: Time(0), next: 0, merged: 0 };
         cluster.begin();
         let pool = api::PoolCreate { name: "default".into(), ..api::PoolCreate::default() };
         cluster.ask(Request::PoolCreate(pool)).expect("a pool is made");
@@ -113,7 +120,7 @@ impl Cluster {
     /// The process dies, and another starts. The disk and the store keep what reached them.
     pub(crate) fn crash(&mut self) {
         self.merged = self.merged();
-        self.process = Process::new(&self.store);
+        self.process = Process::new(&self.store, self.folding);
         self.begin();
     }
 
