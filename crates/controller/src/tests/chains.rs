@@ -31,7 +31,7 @@ struct Chain {
 impl Chain {
     fn new() -> Self {
         let mut world = World::with_pool(2048);
-        let volume = world.create("a", (u64::from(PAGES) * 1024) << 16);
+        let volume = world.create("a", u64::from(PAGES) << 26);
         let mut host = world.attach(AGENT, volume);
         world.grant(&mut host, PAGES * 1024, PAGES * 1024).unwrap();
         let places: Vec<DiskRegion> = std::mem::take(&mut host.free);
