@@ -35,7 +35,8 @@ pub(crate) fn run(plan: &Plan, folder: &Path, _: &mut Results) -> Result<Value> 
     let (before, sleeps) = (server.processor_micros_fine()?, server.sleeps()?);
     std::thread::sleep(watched);
     let micros = server.processor_micros_fine()? - before;
-    let wakes = (server.sleeps()? - sleeps) as f64 / watched.as_secs_f64();
+    // Threads that ended meanwhile take their counts with them.
+    let wakes = server.sleeps()?.saturating_sub(sleeps) as f64 / watched.as_secs_f64();
     let percent = micros / watched.as_micros() as f64 * 100.0;
     // They are still served.
     clients.iter_mut().try_for_each(|client| client.read(4096, 4096).map(drop))?;
