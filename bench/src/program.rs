@@ -1,5 +1,7 @@
 //! Programs: finding them, running them, pinning them to a core, and the processor time they have used.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -40,6 +42,20 @@ pub(crate) fn pinned(cores: &str, program: &Path) -> Command {
     let mut command = Command::new("taskset");
     command.arg("-c").arg(cores).arg(program);
     command
+}
+
+/// What the threads of a process have counted so far, by their ids.
+#[derive(Debug)]
+pub(crate) struct PerThread(BTreeMap<OsString, u64>);
+
+impl PerThread {
+    /// How much the threads that are here have counted since. A thread that has ended meanwhile has taken its count along:
+    /// what it did last is missing, what it did before is not taken off the others.
+    pub(crate) fn since(&self, before: &PerThread) -> u64 {
+        let growth =
+            |(thread, count): (&OsString, &u64)| count.saturating_sub(before.0.get(thread).copied().unwrap_or(0));
+        self.0.iter().map(growth).sum()
+    }
 }
 
 /// A server in the background; it ends with this value.
@@ -84,14 +100,20 @@ impl Server {
         Ok((user + system) as f64 * 10_000.0)
     }
 
-    /// The same to the nanosecond, for short runs: only threads that are there, counted by the scheduler.
-    pub(crate) fn processor_micros_fine(&self) -> Result<f64> {
-        let mut nanos = 0;
+    /// The processor time of each of its threads, in nanoseconds, as the scheduler counts it: for short runs.
+    pub(crate) fn thread_nanos(&self) -> Result<PerThread> {
+        self.per_thread("schedstat", |text| text.split(' ').next()?.parse().ok())
+    }
+
+    fn per_thread(&self, file: &str, count: impl Fn(&str) -> Option<u64>) -> Result<PerThread> {
+        let mut counts = BTreeMap::new();
         for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let text = std::fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
-            nanos += text.split(' ').next().and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
+            let thread = thread?;
+            // One that ends meanwhile has nothing to tell.
+            let text = std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+            counts.insert(thread.file_name(), count(&text).unwrap_or_default());
         }
-        Ok(nanos as f64 / 1000.0)
+        Ok(PerThread(counts))
     }
 
     /// What it has in memory, in bytes.
@@ -102,15 +124,11 @@ impl Server {
         Ok(kibibytes << 10)
     }
 
-    /// How often its threads have gone to sleep of their own accord: about how often it was woken.
-    pub(crate) fn sleeps(&self) -> Result<u64> {
-        let mut sleeps = 0;
-        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let text = std::fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
-            let count = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            sleeps += count.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or_default();
-        }
-        Ok(sleeps)
+    /// How often each of its threads has gone to sleep of its own accord: about how often it was woken.
+    pub(crate) fn sleeps(&self) -> Result<PerThread> {
+        self.per_thread("status", |text| {
+            text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+        })
     }
 
     /// Kills it without a warning and waits until it is gone.
@@ -168,5 +186,14 @@ mod tests {
         let stat = "29498 5683 2797986 12196 7325 19801 2352440 23044 0 8840 37836 5332 35 315336 1739 844 856";
         assert_eq!(flushes_of(stat), Some(844.0));
         assert_eq!(flushes_of("1 2 3"), None);
+    }
+
+    #[test]
+    fn a_thread_that_ends_takes_nothing_off_the_others() {
+        let counts = |counts: &[(&str, u64)]| {
+            PerThread(counts.iter().map(|(thread, count)| (OsString::from(thread), *count)).collect())
+        };
+        let before = counts(&[("1", 100), ("2", 5_000)]);
+        assert_eq!(counts(&[("1", 130), ("3", 7)]).since(&before), 37);
     }
 }

@@ -207,9 +207,9 @@ impl Target {
         let mut command = qemu_nbd(plan, &socket, "qcow2", &file)?;
         let server = Server::start(&mut command, &socket, &self.folder.join("empty.log"))?;
         let destination = Destination::Nbd(format!("nbd+unix:///bench?socket={}", socket.display()));
-        let before = server.processor_micros_fine()?;
+        let before = server.thread_nanos()?;
         let mut figures = fio::measure(plan, workload, &destination)?;
-        figures.processor_micros = (server.processor_micros_fine()? - before) / figures.ios as f64;
+        figures.processor_micros = server.thread_nanos()?.since(&before) as f64 / 1000.0 / figures.ios as f64;
         drop(server);
         std::fs::remove_file(file)?;
         Ok(figures)

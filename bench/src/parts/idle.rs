@@ -32,11 +32,10 @@ pub(crate) fn run(plan: &Plan, folder: &Path, _: &mut Results) -> Result<Value> 
     }
     std::thread::sleep(REST);
     let watched = Duration::from_secs(u64::from(plan.scale.idle_seconds));
-    let (before, sleeps) = (server.processor_micros_fine()?, server.sleeps()?);
+    let (before, sleeps) = (server.thread_nanos()?, server.sleeps()?);
     std::thread::sleep(watched);
-    let micros = server.processor_micros_fine()? - before;
-    // Threads that ended meanwhile take their counts with them.
-    let wakes = server.sleeps()?.saturating_sub(sleeps) as f64 / watched.as_secs_f64();
+    let micros = server.thread_nanos()?.since(&before) as f64 / 1000.0;
+    let wakes = server.sleeps()?.since(&sleeps) as f64 / watched.as_secs_f64();
     let percent = micros / watched.as_micros() as f64 * 100.0;
     // They are still served.
     clients.iter_mut().try_for_each(|client| client.read(4096, 4096).map(drop))?;

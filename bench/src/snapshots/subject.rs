@@ -145,8 +145,8 @@ impl Qcow2 {
 }
 
 fn observed(plan: &Plan, server: &Server, job: &Job, to: &Destination) -> Result<Figures> {
-    let before = server.processor_micros_fine()?;
+    let before = server.thread_nanos()?;
     let mut figures = fio::job::<&str>(plan, job, to, &[])?;
-    figures.processor_micros = (server.processor_micros_fine()? - before) / figures.ios as f64;
+    figures.processor_micros = server.thread_nanos()?.since(&before) as f64 / 1000.0 / figures.ios as f64;
     Ok(figures)
 }

@@ -44,6 +44,8 @@ pub(crate) struct Flight {
     /// How many bytes are through.
     progress: usize,
     retries: u32,
+    /// A quiet send that is small enough to be tried without waiting.
+    prompt: bool,
     /// The slices of a Send that are not sent yet start at `slices[slices_sent]`.
     slices: Vec<libc::iovec>,
     slices_sent: usize,
@@ -66,6 +68,7 @@ impl Default for Flight {
             operation: None,
             progress: 0,
             retries: 0,
+            prompt: false,
             slices: Vec::new(),
             slices_sent: 0,
             header: system::empty_message(),
@@ -79,14 +82,18 @@ impl Flight {
         assert!(self.operation.is_none(), "a slot in flight is not given away");
         (self.token, self.cancelled, self.progress, self.retries, self.slices_sent) = (token, false, 0, 0, 0);
         let operation = self.operation.insert(operation);
-        if let Operation::Send { batch, .. } = operation {
-            let slices = &mut self.slices;
+        self.prompt = false;
+        if let Operation::Send { batch, quiet, socket } = operation {
+            let (slices, mut bytes) = (&mut self.slices, 0);
             slices.clear();
             batch.each_slice(&mut |slice| {
                 if !slice.is_empty() {
                     slices.push(libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() });
+                    bytes += slice.len();
                 }
             });
+            let small = bytes <= PROMPT_BYTES_MAX && slices.len() <= SLICES_MAX;
+            self.prompt = *quiet && small && socket.send_way().is_socket;
         }
     }
 
@@ -98,10 +105,7 @@ impl Flight {
     /// Whether its next entry completes while it is being handed over, in whatever way, and nobody waits for that: a quiet
     /// send's first attempt, which does not wait for room.
     pub(crate) fn is_prompt(&self) -> bool {
-        let first = self.progress == 0 && self.retries == 0;
-        let Some(Operation::Send { socket, quiet: true, .. }) = &self.operation else { return false };
-        let bytes = || self.slices.iter().map(|slice| slice.iov_len).sum::<usize>();
-        first && socket.send_way().is_socket && self.slices.len() <= SLICES_MAX && bytes() <= PROMPT_BYTES_MAX
+        self.prompt && self.progress == 0 && self.retries == 0
     }
 
     /// The submission for what is left to do. The kernel may use what it points to until its completion, as long as
