@@ -104,3 +104,38 @@ fn by_descriptor(file: &File) -> (RawFd, usize) {
     let descriptor = file.descriptor();
     (descriptor, usize::try_from(descriptor).expect("an open file's descriptor is not negative"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OpenOptions;
+    use io_uring::IoUring;
+    use model::BufferPool;
+
+    #[test]
+    fn what_was_registered_is_used_and_nothing_else() {
+        let Ok(ring) = IoUring::new(8) else { return };
+        let mut registered = Registered::default();
+        let (mut pool, mut other) = (BufferPool::with_slabs(0, 1), BufferPool::with_slabs(0, 1));
+        let (ours, foreign) = (pool.take(64 << 10), other.take(64 << 10));
+        assert_eq!(registered.slab_of(&ours), None, "not yet");
+        registered.add_slab(&ring.submitter(), pool.next_slab().unwrap()).unwrap();
+        assert_eq!((registered.slab_of(&ours), registered.slab_of(&pool.take(1 << 20))), (Some(0), Some(0)));
+        assert_eq!((registered.slab_of(&foreign), registered.slab_of(&IoBuffer::zeroed(4096))), (None, None));
+
+        let directory = tempfile::tempdir().unwrap();
+        let options = OpenOptions { create: true, ..OpenOptions::default() };
+        let [one, two] = ["one", "two"].map(|name| File::open(&directory.path().join(name), options).unwrap());
+        registered.add_file(&ring.submitter(), &one).unwrap();
+        assert!(matches!(
+            (registered.way_of(&one), registered.way_of(&two)),
+            (FileWay::Registered(0), FileWay::Descriptor(_))
+        ));
+        registered.add_file(&ring.submitter(), &two).unwrap();
+        registered.remove_file(&ring.submitter(), &one).unwrap();
+        assert!(matches!(
+            (registered.way_of(&one), registered.way_of(&two)),
+            (FileWay::Descriptor(_), FileWay::Registered(1))
+        ));
+    }
+}
