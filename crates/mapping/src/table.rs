@@ -91,7 +91,10 @@ impl PageTable {
         let content = match self.slot(page) {
             Some(PageSlot::Zero) => PageContent::Zero,
             Some(PageSlot::Extent(extent)) => PageContent::Extent(*extent),
-            Some(PageSlot::Runs(runs)) => PageContent::Runs(runs),
+            Some(PageSlot::Runs(runs)) => {
+                chunk::mark(&runs.referenced);
+                PageContent::Runs(runs)
+            }
             Some(PageSlot::NotLoaded) | None => {
                 self.absent_end(page)?;
                 PageContent::Zero
@@ -123,6 +126,7 @@ impl PageTable {
                 (view, u64::from(count))
             }
             Some(PageSlot::Runs(runs)) => {
+                chunk::mark(&runs.referenced);
                 let (view, count) = runs.span(region.slot());
                 (view, u64::from(count))
             }
@@ -338,7 +342,8 @@ impl PageTable {
         ranges + outside.count() as u64
     }
 
-    /// The page's slot, and the mark that it was looked up.
+    /// The page's slot.
+    #[inline(always)]
     fn slot(&self, page: PageIndex) -> Option<&PageSlot> {
         let index = page.0 as usize;
         self.chunks.get(index / CHUNK_PAGES)?.as_ref().map(|chunk| chunk.slot(index % CHUNK_PAGES))
@@ -400,15 +405,21 @@ impl PageTable {
     /// Changes the region's page as runs, and puts it back in its smallest form.
     fn edit<R>(&mut self, region: RegionIndex, change: impl FnOnce(&mut TablePage) -> R) -> R {
         let (size, page) = (self.size, region.page());
+        let index = page.0 as usize;
+        if let Some(Some(chunk)) = self.chunks.get_mut(index / CHUNK_PAGES)
+            && let PageSlot::Runs(runs) = &mut chunk.slots[index % CHUNK_PAGES]
+        {
+            let before = runs.heap_bytes();
+            let result = change(runs);
+            let uniform = runs.uniform();
+            self.page_bytes = self.page_bytes - before + runs.heap_bytes();
+            if let Some(uniform) = uniform {
+                self.put(page, slot_of(uniform));
+            }
+            return result;
+        }
         let is_absent = self.absent_end(page).is_some();
         self.change(page, |slot| {
-            if let PageSlot::Runs(runs) = slot {
-                let result = change(runs);
-                if let Some(uniform) = runs.uniform() {
-                    *slot = slot_of(uniform);
-                }
-                return result;
-            }
             let mut runs = match slot {
                 PageSlot::Extent(extent) => TablePage::from_extent(size, *extent),
                 PageSlot::NotLoaded => {

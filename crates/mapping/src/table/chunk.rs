@@ -66,21 +66,17 @@ impl Chunk {
         Self { slots, loaded: 0, runs: 0, referenced: Cell::new(true) }
     }
 
-    /// A slot that somebody looks up: marks what was not marked yet.
-    #[inline]
+    /// A slot that somebody looks up, and the chunk's mark. (A page with runs is marked by who looks into it.)
+    #[inline(always)]
     pub(super) fn slot(&self, index: usize) -> &PageSlot {
         mark(&self.referenced);
-        let slot = &self.slots[index];
-        if let PageSlot::Runs(page) = slot {
-            mark(&page.referenced);
-        }
-        slot
+        &self.slots[index]
     }
 }
 
 /// A cache line that everybody reads is not written to without need.
-#[inline]
-fn mark(referenced: &Cell<bool>) {
+#[inline(always)]
+pub(super) fn mark(referenced: &Cell<bool>) {
     if !referenced.get() {
         referenced.set(true);
     }
