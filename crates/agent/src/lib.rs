@@ -26,7 +26,6 @@ mod status;
 mod volume;
 mod write;
 mod zero;
-mod zero_scan;
 
 pub use agent::{Agent, VolumeReport};
 pub use context::AgentConfig;

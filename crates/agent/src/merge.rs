@@ -7,9 +7,8 @@ use crate::context::Context;
 use crate::planted::Bug;
 use crate::volume::Volume;
 use crate::write::{Unplaced, io_error};
-use crate::zero_scan;
 use mapping::{EntryView, WriteTarget};
-use model::{BLOCK_BYTES, ByteRange, IoBuffer, IoError, RegionIndex};
+use model::{BLOCK_BYTES, ByteRange, IoBuffer, IoError, RegionIndex, zero_scan};
 use std::collections::{BTreeMap, BTreeSet};
 use wire::CommandId;
 

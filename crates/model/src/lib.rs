@@ -13,6 +13,7 @@ pub mod ids;
 pub mod layout;
 pub mod size;
 pub mod time;
+pub mod zero_scan;
 
 pub use address::{BlockRange, ByteRange, DiskRegion, PageIndex, RegionIndex, RegionSize, UnitIndex, UnitRun};
 pub use bitmap::BlockBitmap;

@@ -27,6 +27,7 @@ pub use report::{ExportReport, ImportReport};
 pub use source::Format;
 
 use api::Error;
+use model::zero_scan;
 use std::path::Path;
 
 /// Requests in flight on one connection.
@@ -59,18 +60,13 @@ fn runs_of_blocks(bytes: &[u8]) -> Vec<(usize, usize, bool)> {
     let block_bytes = model::BLOCK_BYTES as usize;
     let mut runs: Vec<(usize, usize, bool)> = Vec::new();
     for (index, block) in bytes.chunks(block_bytes).enumerate() {
-        let is_zero = is_zero(block);
+        let is_zero = zero_scan::is_zero(block);
         match runs.last_mut() {
             Some((_, length, same)) if *same == is_zero => *length += block.len(),
             _ => runs.push((index * block_bytes, block.len(), is_zero)),
         }
     }
     runs
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<16>();
-    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }
 
 /// A failure of the file at `path`, for its owner.

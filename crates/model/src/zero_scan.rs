@@ -1,9 +1,10 @@
 //! Tells data that equals the default block (zeroes), at memory speed.
 
-use model::{BLOCK_BYTES, BlockRange};
+use crate::{BLOCK_BYTES, BlockRange};
 
 /// Whether every byte is zero. Data that is not is mostly told by its first bytes.
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
     let (head, tail) = bytes.split_at(bytes.len().min(64));
     if head.iter().fold(0, |any, byte| any | byte) != 0 {
         return false;
@@ -16,7 +17,7 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// The runs of blocks that hold data, of whole blocks `data`; `base` is the number of the first one.
-pub(crate) fn data_runs(data: &[u8], base: u32, mut visit: impl FnMut(BlockRange)) {
+pub fn data_runs(data: &[u8], base: u32, mut visit: impl FnMut(BlockRange)) {
     let mut open: Option<u32> = None;
     let mut block = base;
     for bytes in data.chunks_exact(BLOCK_BYTES as usize) {
