@@ -141,7 +141,10 @@ impl DataThread {
     pub(crate) fn run(&mut self, messages: &Receiver<DataMessage>) -> io::Result<()> {
         let mut completions = Vec::new();
         while !self.is_done() {
-            let timeout = self.next_deadline().map(|at| at.since(self.clock()));
+            let timeout = match self.next_deadline() {
+                _ if self.hosts.turns.is_behind() => Some(Duration::ZERO),
+                at => at.map(|at| at.since(self.clock())),
+            };
             self.reactor.wait(timeout, &mut completions)?;
             self.now = self.clock();
             for completion in completions.drain(..) {
@@ -431,16 +434,19 @@ impl DataThread {
         self.reactor.submit(token, operation);
     }
 
-    /// Lets every touched connection go on until none has more to do, then sends and receives.
+    /// Lets every touched connection go on until none has more to do or has had its share, then sends and receives.
     fn settle(&mut self) {
-        while let Some(index) = self.hosts.next_touched() {
-            self.drive(index);
+        while let Some((index, share)) = self.hosts.turns.next_touched() {
+            if !self.drive(index, share) {
+                self.hosts.turns.postpone(index);
+            }
             self.pump();
-            self.hosts.ready(index);
+            self.hosts.turns.ready(index);
         }
-        while let Some(index) = self.hosts.next_ready() {
+        while let Some(index) = self.hosts.turns.next_ready() {
             self.exchange(index, RECEIVE | u64::from(index), SEND | u64::from(index));
         }
+        self.hosts.turns.end_round();
     }
 
     fn timers(&mut self) {

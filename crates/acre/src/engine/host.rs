@@ -61,7 +61,6 @@ pub(crate) struct Host {
     /// The protocol has ended; what remains is to send the last bytes and wait for I/O in flight.
     pub(crate) closing: bool,
     pub(crate) detached: bool,
-    pub(crate) touched: bool,
     pub(crate) peer: String,
 }
 
@@ -83,7 +82,6 @@ impl Host {
             io_in_flight: 0,
             closing: false,
             detached: false,
-            touched: false,
             peer,
         }
     }

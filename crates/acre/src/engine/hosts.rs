@@ -4,6 +4,7 @@ use crate::engine::data::{DataMessage, DataThread};
 use crate::engine::host::{Export, Host, Receiving, SLICES_MAX, SendBatch, TLS_RECEIVE_BYTES, TLS_SEND_BYTES, io_id};
 use crate::engine::status;
 use crate::engine::tls::TlsStream;
+use crate::engine::turns::Turns;
 use agent::{HostId, HostVolume, IoKind, IoRequest};
 use model::IoBuffer;
 use nbd::server::{CloseReason, Connection, ContextSet, Event, ExportError, RequestKind};
@@ -11,13 +12,12 @@ use reactor::{Completion, Operation, Payload};
 use std::sync::Arc;
 use wire::AttachError;
 
-/// Connections by a small dense index, and which of them have something to do.
+/// Connections by a small dense index, and whose turn it is.
 #[derive(Default)]
 pub(crate) struct Hosts {
     slots: Vec<Option<Box<Host>>>,
     free: Vec<u32>,
-    touched: Vec<u32>,
-    ready: Vec<u32>,
+    pub(crate) turns: Turns,
 }
 
 impl Hosts {
@@ -51,30 +51,7 @@ impl Hosts {
 
     /// The connection has something to do.
     pub(crate) fn touch(&mut self, index: u32) {
-        if let Some(Some(host)) = self.slots.get_mut(index as usize)
-            && !std::mem::replace(&mut host.touched, true)
-        {
-            self.touched.push(index);
-        }
-    }
-
-    pub(crate) fn next_touched(&mut self) -> Option<u32> {
-        let index = self.touched.pop()?;
-        if let Some(host) = self.get_mut(index) {
-            host.touched = false;
-        }
-        Some(index)
-    }
-
-    /// The connection has done what it could and may have something to send.
-    pub(crate) fn ready(&mut self, index: u32) {
-        if !self.ready.contains(&index) {
-            self.ready.push(index);
-        }
-    }
-
-    pub(crate) fn next_ready(&mut self) -> Option<u32> {
-        self.ready.pop()
+        self.turns.touch(index);
     }
 
     fn find(&self, id: HostId) -> Option<u32> {
@@ -115,7 +92,6 @@ impl DataThread {
 
     /// Takes over a connection whose volume belongs here.
     pub(crate) fn adopt(&mut self, mut host: Host) {
-        host.touched = false;
         let Export::Moving { name, .. } = host.export.clone() else { return };
         host.export = Export::None;
         let deadline = host.connection.deadline();
@@ -127,26 +103,31 @@ impl DataThread {
         self.open(index, &name);
     }
 
-    /// Gives a connection all the events it has.
-    pub(crate) fn drive(&mut self, index: u32) {
+    /// Gives a connection the events it has, up to `share` of them; tells whether those were all.
+    pub(crate) fn drive(&mut self, index: u32, share: usize) -> bool {
+        let mut events = 0;
         loop {
-            let Some(host) = self.hosts.get_mut(index) else { return };
+            let Some(host) = self.hosts.get_mut(index) else { return true };
             if host.tls_pending && host.tls.as_ref().is_some_and(TlsStream::is_up) {
                 self.tls_up(index);
                 continue;
             }
+            if events == share {
+                return false;
+            }
             if let Some(event) = host.connection.next_event(&mut self.buffers) {
+                events += 1;
                 self.host_event(index, event);
                 continue;
             }
-            let Some(tls) = host.tls.as_mut().filter(|_| !host.tls_pending && !host.closing) else { return };
+            let Some(tls) = host.tls.as_mut().filter(|_| !host.tls_pending && !host.closing) else { return true };
             if tls.plaintext().is_empty() {
-                return;
+                return true;
             }
             let taken = host.connection.received_bytes(tls.plaintext(), &mut self.buffers);
             tls.take_plaintext(taken);
             if taken == 0 {
-                return;
+                return true;
             }
         }
     }

@@ -10,6 +10,7 @@ mod mailbox;
 mod settings;
 mod status;
 mod tls;
+mod turns;
 
 pub use settings::ClientRule;
 
