@@ -130,6 +130,7 @@ impl Volume {
             self.attachment.generation = generation;
             self.attachment.frozen_through = Generation(generation.0 - 1);
         }
+        self.grants.generation_begins();
         self.io_ended(context);
     }
 
