@@ -47,6 +47,9 @@ pub(crate) struct World {
     pub(crate) committing: Duration,
     /// How many transactions that were.
     pub(crate) transactions: u64,
+    /// Changes in them, and the bytes of their keys and values.
+    pub(crate) changes: u64,
+    pub(crate) change_bytes: u64,
 }
 
 /// How long the parts of a start took.
@@ -90,6 +93,8 @@ impl World {
             inbox: VecDeque::new(),
             committing: Duration::ZERO,
             transactions: 0,
+            changes: 0,
+            change_bytes: 0,
         };
         let space = world.store.space()?;
         world.to_controller.push_back(controller::Event::Space(space));
@@ -257,6 +262,14 @@ impl World {
 
     fn commit(&mut self) -> Result<()> {
         let (ids, batches): (Vec<_>, Vec<_>) = std::mem::take(&mut self.batches).into_iter().unzip();
+        for change in batches.iter().flat_map(|batch: &store::Batch| &batch.changes) {
+            self.changes += 1;
+            self.change_bytes += match change {
+                store::Change::Put(key, value) => key.len() + value.len(),
+                store::Change::Delete(key) => key.len(),
+                store::Change::DeleteRange(range) => range.start.len() + range.end.len(),
+            } as u64;
+        }
         let begun = Instant::now();
         self.store.commit(&batches)?;
         self.committing += begun.elapsed();

@@ -228,56 +228,94 @@ struct ChainEnd {
     step_millis: f64,
     step_store_millis: f64,
     snapshot_millis: f64,
+    /// Of a step: transactions, changes in them, and their bytes.
+    transactions: f64,
+    changes: f64,
+    change_bytes: f64,
     metadata_bytes: u64,
+    file_bytes: u64,
     table_pairs: u64,
+    /// Regions that the agent was granted and has not used.
+    granted_regions: u64,
+}
+
+/// The chain alone.
+pub(crate) fn run_chain(length: u32, folder: &Path) -> Result<Value> {
+    let mut figures = Map::new();
+    chain(length, folder, &mut figures)?;
+    Ok(Value::Object(figures))
 }
 
 fn chain(length: u32, folder: &Path, figures: &mut Map<String, Value>) -> Result<()> {
     println!("\na chain over {} GiB, {CHAIN_WRITES} random 4 KiB writes a step", CHAIN_BYTES >> 30);
     let mut ends = Vec::new();
-    for (name, last, each) in [("one", length, false), ("ten", 10.min(length), true), ("chain", length, true)] {
+    let kinds = [
+        ("one", length, false),
+        ("first", CHAIN_TIMED.min(length), false),
+        ("ten", 10.min(length), true),
+        ("chain", length, true),
+    ];
+    for (name, last, each) in kinds {
         let end = steps(folder, name, last, each)?;
         let snapshots = if each { last } else { 1 };
         println!(
-            "  {snapshots:>5} snapshots, {last:>5} steps: a page fetched in {:.1} µs, a step {:.2} ms (store {:.2} ms), a snapshot {:.2} ms, {} KiB of metadata in {} pairs of the table",
-            end.fetch_micros,
-            end.step_millis,
-            end.step_store_millis,
-            end.snapshot_millis,
+            "  {snapshots:>5} snapshots, {last:>5} steps: a page fetched in {:.1} µs, a step {:.2} ms (store {:.2} ms), a snapshot {:.2} ms",
+            end.fetch_micros, end.step_millis, end.step_store_millis, end.snapshot_millis,
+        );
+        println!(
+            "        a step: {:.1} transactions, {:.0} changes, {:.1} KiB; {} KiB of metadata in {} pairs of the table, a file of {} MiB, {} regions granted and unused",
+            end.transactions,
+            end.changes,
+            end.change_bytes / 1024.0,
             end.metadata_bytes >> 10,
-            end.table_pairs
+            end.table_pairs,
+            end.file_bytes >> 20,
+            end.granted_regions
         );
         figures.insert(
             format!("chain_{name}"),
             json!({
                 "snapshots": snapshots, "steps": last, "fetch_micros": end.fetch_micros, "step_millis": end.step_millis,
                 "step_store_millis": end.step_store_millis, "snapshot_millis": end.snapshot_millis,
-                "metadata_bytes": end.metadata_bytes, "table_pairs": end.table_pairs,
+                "step_transactions": end.transactions, "step_changes": end.changes, "step_change_bytes": end.change_bytes,
+                "metadata_bytes": end.metadata_bytes, "file_bytes": end.file_bytes, "table_pairs": end.table_pairs,
+                "granted_regions": end.granted_regions,
             }),
         );
         ends.push(end);
     }
-    let (one, long) = (&ends[0], &ends[2]);
+    let (one, first, long) = (&ends[0], &ends[1], &ends[3]);
     figures.insert("chain_fetch_growth".into(), json!(long.fetch_micros / one.fetch_micros));
-    figures.insert("chain_commit_growth".into(), json!(long.step_millis / one.step_millis));
+    figures.insert("chain_commit_growth".into(), json!(long.step_millis / first.step_millis));
+    println!(
+        "  at the end of the chain: fetch {:.2} of the same writes without it, step {:.2} of first writes after one snapshot ({:.2} of rewrites)",
+        long.fetch_micros / one.fetch_micros,
+        long.step_millis / first.step_millis,
+        long.step_millis / one.step_millis
+    );
     Ok(())
 }
 
 fn steps(folder: &Path, name: &'static str, last: u32, each: bool) -> Result<ChainEnd> {
     let mut mapped = Mapped::new(folder, name, CHAIN_BYTES, true)?;
     let (mut times, mut stores, mut snapshots) = (Vec::new(), Vec::new(), Vec::new());
+    let mut counts = [0_u64; 3];
     for number in 1..=last {
         if each || number == 1 {
             snapshots.push(mapped.snapshot(number)?.0);
         }
         let committing = mapped.world.committing;
+        let before = [mapped.world.transactions, mapped.world.changes, mapped.world.change_bytes];
         let begun = Instant::now();
         mapped.scatter(u64::from(number), CHAIN_WRITES, CHAIN_WRITES)?;
         if number + CHAIN_TIMED > last {
             times.push(millis(begun));
             stores.push((mapped.world.committing - committing).as_secs_f64() * 1e3);
+            let after = [mapped.world.transactions, mapped.world.changes, mapped.world.change_bytes];
+            (0..3).for_each(|index| counts[index] += after[index] - before[index]);
         }
     }
+    let of_step = |count: u64| count as f64 / f64::from(CHAIN_TIMED.min(last));
     let kept = contents(mapped.world.view())?;
     let recent = snapshots.len().saturating_sub(CHAIN_TIMED as usize);
     Ok(ChainEnd {
@@ -285,7 +323,12 @@ fn steps(folder: &Path, name: &'static str, last: u32, each: bool) -> Result<Cha
         step_millis: middle(&mut times),
         step_store_millis: middle(&mut stores),
         snapshot_millis: middle(&mut snapshots[recent..]),
+        transactions: of_step(counts[0]),
+        changes: of_step(counts[1]),
+        change_bytes: of_step(counts[2]),
         metadata_bytes: kept.bytes,
+        file_bytes: mapped.world.file_bytes()?,
+        granted_regions: mapped.world.report(mapped.id)?.granted_regions,
         table_pairs: kept.of("table").pairs,
     })
 }

@@ -5,6 +5,7 @@ use mapping::PageTable;
 use model::{
     DiskRegion, EntryRun, Generation, MapEntry, PageIndex, Place, REGIONS_PER_PAGE, RegionIndex, RegionSize, UnitRun,
 };
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 use wire::{MapCommit, PageDelta};
 
@@ -28,8 +29,9 @@ pub(crate) struct MapChanges {
     /// Regions whose entry differs from the durable one, by page and slot.
     dirty: BTreeMap<PageIndex, SlotSet>,
     dirty_regions: u32,
-    /// Granted regions that are mapped here and that no commit has taken.
-    untaken: BTreeMap<RegionIndex, DiskRegion>,
+    /// Granted regions that are mapped here and that no commit has taken. (Two of one region: one of the generation before,
+    /// whose commit failed.)
+    untaken: BTreeMap<RegionIndex, SmallVec<[DiskRegion; 1]>>,
     freed: Vec<Freed>,
 }
 
@@ -72,7 +74,7 @@ impl MapChanges {
 
     /// A granted region is mapped for the first time. It is no change until some block of it is.
     pub(crate) fn assigned(&mut self, region: RegionIndex, place: DiskRegion) {
-        self.untaken.insert(region, place);
+        self.untaken.entry(region).or_default().push(place);
     }
 
     /// Regions that are mapped at granted places, without a block and without a word about them to the controller: what is
@@ -84,7 +86,7 @@ impl MapChanges {
             dirty.get(&region.page()).is_some_and(|slots| slots[word] >> bit & 1 == 1)
         };
         let unused = self.untaken.iter().filter(|(region, _)| !is_dirty(region));
-        let unused: Vec<_> = unused.map(|(region, place)| (*region, *place)).collect();
+        let unused: Vec<_> = unused.flat_map(|(region, places)| places.iter().map(|place| (*region, *place))).collect();
         for (region, _) in &unused {
             self.untaken.remove(region);
         }
@@ -104,8 +106,11 @@ impl MapChanges {
         size: RegionSize,
         since: Sequence,
     ) {
-        if self.untaken.get(&region) == Some(&place) {
-            self.untaken.remove(&region);
+        if let Some(places) = self.untaken.get_mut(&region) {
+            places.retain(|untaken| *untaken != place);
+            if places.is_empty() {
+                self.untaken.remove(&region);
+            }
         }
         let run = place.units(size);
         if let Some(last) = self.freed.last_mut()
@@ -162,7 +167,7 @@ impl MapChanges {
         for slot in set_slots(slots) {
             let region = page.region(slot);
             let entry = entry_of(table, region, size);
-            if let Some(place) = self.untaken.remove(&region) {
+            for place in self.untaken.remove(&region).unwrap_or_default() {
                 assert!(entry_names(&entry, place), "an untaken region is mapped where it was assigned");
                 push_unit_run(&mut cut.commit.takes, place.units(size));
                 cut.taken.push((region, place));
@@ -188,7 +193,7 @@ impl MapChanges {
         }
         for (region, place) in cut.taken {
             if entry_names(&entry_of(table, region, size), place) {
-                self.untaken.insert(region, place);
+                self.assigned(region, place);
             }
         }
         // What was given up since is already here; what this cut frees comes first again.

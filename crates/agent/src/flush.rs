@@ -20,7 +20,7 @@ pub(crate) enum Waiter {
     Host(IoId),
     /// An order of the controller's.
     Order(CommandId),
-    /// A freeze; the number is its own.
+    /// A freeze: what was noted for a snapshot; the number is its own.
     Freeze(u64),
     /// Held writes: what the round frees may serve them.
     Regrant,
@@ -37,15 +37,26 @@ pub(crate) enum Waiter {
 pub(crate) struct FlushState {
     rounds: u64,
     round: Option<Round>,
+    /// What was noted for a snapshot while a round was under way: the round after that one.
+    noted: Option<Noted>,
     next: Vec<Waiter>,
+    /// Another generation has begun, and the snapshot of the last one is not durable: no round begins but that of what
+    /// was noted.
+    held: bool,
+}
+
+/// What a round makes durable: disks written and changes of the map up to one moment, and who waits for that.
+#[derive(Debug)]
+struct Noted {
+    waiters: Vec<Waiter>,
+    disks: SmallVec<[DiskId; 4]>,
+    cuts: VecDeque<Cut>,
 }
 
 #[derive(Debug)]
 struct Round {
-    waiters: Vec<Waiter>,
-    disks: SmallVec<[DiskId; 4]>,
+    noted: Noted,
     disks_left: u32,
-    cuts: VecDeque<Cut>,
     /// The commit of the first cut, once it is sent.
     request: Option<RequestId>,
     flushed: bool,
@@ -54,22 +65,33 @@ struct Round {
 
 impl FlushState {
     pub(crate) fn is_freeing(&self) -> bool {
-        self.round.as_ref().is_some_and(|round| round.cuts.iter().any(|cut| !cut.commit.drops.is_empty()))
+        self.cuts().any(|cut| !cut.commit.drops.is_empty())
     }
 
     /// Whether what is being made durable says something of one of the pages `first..end`.
     pub(crate) fn holds(&self, first: PageIndex, end: PageIndex) -> bool {
-        self.round.as_ref().is_some_and(|round| round.cuts.iter().any(|cut| cut.holds(first, end)))
+        self.cuts().any(|cut| cut.holds(first, end))
+    }
+
+    fn cuts(&self) -> impl Iterator<Item = &Cut> {
+        let under_way = self.round.iter().map(|round| &round.noted);
+        under_way.chain(&self.noted).flat_map(|noted| &noted.cuts)
     }
 
     /// The commit that is under way, if that is the last one of a round that `waiter` waits for.
     pub(crate) fn last_commit(&self, waiter: Waiter) -> Option<RequestId> {
-        let round = self.round.as_ref().filter(|round| round.waiters.contains(&waiter) && round.cuts.len() == 1)?;
-        round.request
+        let is_last = |round: &&Round| round.noted.waiters.contains(&waiter) && round.noted.cuts.len() == 1;
+        self.round.as_ref().filter(is_last)?.request
     }
 
+    /// Whether a round may begin, for none is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.round.is_none()
+        self.round.is_none() && self.noted.is_none() && !self.held
+    }
+
+    /// From now on no round begins but that of what is noted; or every one does again.
+    pub(crate) fn hold(&mut self, held: bool) {
+        self.held = held;
     }
 }
 
@@ -77,39 +99,62 @@ impl Volume {
     /// Makes everything answered so far durable, then answers `waiter`.
     pub(crate) fn flush_for(&mut self, context: &mut Context<'_>, waiter: Waiter) {
         let clean = self.dirty_disks.is_empty() && self.changes.is_clean();
-        match &mut self.flush.round {
-            Some(round) if clean => round.waiters.push(waiter),
-            Some(_) => self.flush.next.push(waiter),
-            None if clean => self.answer(context, waiter, Ok(())),
-            None => self.begin_round(context, vec![waiter]),
+        if clean {
+            let under_way = self.flush.round.as_mut().map(|round| &mut round.noted);
+            match self.flush.noted.as_mut().or(under_way) {
+                Some(last) => last.waiters.push(waiter),
+                None => self.answer(context, waiter, Ok(())),
+            }
+        } else if self.may_begin_round(context) {
+            let noted = self.note(context, vec![waiter]);
+            self.begin_round(context, noted);
+        } else {
+            self.flush.next.push(waiter);
         }
     }
 
-    fn begin_round(&mut self, context: &mut Context<'_>, waiters: Vec<Waiter>) {
+    fn may_begin_round(&self, context: &Context<'_>) -> bool {
+        let goes_on = self.flush.held && context.shared.config.planted.has(Bug::CommitsBeforeSnapshot);
+        self.flush.is_idle() || goes_on && self.flush.round.is_none() && self.flush.noted.is_none()
+    }
+
+    /// Has all that the volume is at this moment made durable, whatever changes from now on. No other round begins until
+    /// [`FlushState::hold`] is taken back.
+    pub(crate) fn flush_noted(&mut self, context: &mut Context<'_>, waiter: Waiter) {
+        if self.dirty_disks.is_empty() && self.changes.is_clean() {
+            return self.flush_for(context, waiter);
+        }
+        // Whoever asked before gets with it what was asked for.
+        let mut waiters = std::mem::take(&mut self.flush.next);
+        waiters.push(waiter);
+        let noted = self.note(context, waiters);
+        if self.flush.round.is_some() {
+            self.flush.noted = Some(noted);
+        } else {
+            self.begin_round(context, noted);
+        }
+    }
+
+    fn note(&mut self, context: &Context<'_>, waiters: Vec<Waiter>) -> Noted {
         let planted = context.shared.config.planted;
-        self.counters.flush_rounds += 1;
         self.changed_at = None;
         let mut disks = std::mem::take(&mut self.dirty_disks);
         if planted.has(Bug::DeviceFlushSkipped) {
             disks.clear();
         }
         let late = planted.has(Bug::LateChangeCounted);
-        let size = self.attachment.region_size;
-        let cuts = if late { VecDeque::new() } else { self.changes.cut(&self.table, size) };
-        let early = planted.has(Bug::CommitBeforeFlush);
+        let cuts = if late { VecDeque::new() } else { self.changes.cut(&self.table, self.attachment.region_size) };
+        Noted { waiters, disks, cuts }
+    }
+
+    fn begin_round(&mut self, context: &mut Context<'_>, noted: Noted) {
+        self.counters.flush_rounds += 1;
+        let disks = noted.disks.clone();
         let disks_left = disks.len() as u32;
-        self.flush.round = Some(Round {
-            waiters,
-            disks: disks.clone(),
-            disks_left,
-            cuts,
-            request: None,
-            flushed: false,
-            failed: None,
-        });
+        self.flush.round = Some(Round { noted, disks_left, request: None, flushed: false, failed: None });
         self.flush.rounds += 1;
         let round = self.flush.rounds;
-        if early || disks.is_empty() {
+        if context.shared.config.planted.has(Bug::CommitBeforeFlush) || disks.is_empty() {
             self.disks_flushed(context);
         }
         for disk in disks {
@@ -136,7 +181,7 @@ impl Volume {
         if context.shared.config.planted.has(Bug::LateChangeCounted) {
             let cuts = self.changes.cut(&self.table, self.attachment.region_size);
             if let Some(round) = &mut self.flush.round {
-                round.cuts = cuts;
+                round.noted.cuts = cuts;
             }
         }
         if let Some(round) = &mut self.flush.round {
@@ -151,7 +196,7 @@ impl Volume {
         if !round.flushed || round.request.is_some() {
             return;
         }
-        let Some(cut) = round.cuts.front() else {
+        let Some(cut) = round.noted.cuts.front() else {
             if round.disks_left == 0 || context.shared.config.planted.has(Bug::CommitBeforeFlush) {
                 self.end_round(context, Ok(()));
             }
@@ -177,7 +222,7 @@ impl Volume {
         round.request = None;
         match result {
             Ok(()) => {
-                round.cuts.pop_front();
+                round.noted.cuts.pop_front();
                 self.commit_next(context);
             }
             Err(error) => {
@@ -186,6 +231,10 @@ impl Volume {
                     CommitError::Fenced => IoError::Fenced,
                     CommitError::Unavailable | CommitError::Refused => IoError::Device,
                 };
+                if error == IoError::Fenced {
+                    // No thaw will come, and nothing can get in front of a snapshot any more.
+                    self.flush.hold(false);
+                }
                 self.end_round(context, Err(error));
                 if error == IoError::Fenced && self.leaving.is_none() {
                     // Nothing of this session will ever be committed: whoever uses it is better off knowing.
@@ -199,38 +248,65 @@ impl Volume {
 
     fn end_round(&mut self, context: &mut Context<'_>, result: Result<(), IoError>) {
         let Some(round) = self.flush.round.take() else { return };
+        let mut waiters = round.noted.waiters;
         if result.is_err() {
             if !round.flushed {
-                for disk in round.disks {
-                    if !self.dirty_disks.contains(&disk) {
-                        self.dirty_disks.push(disk);
-                    }
-                }
+                self.dirty_again(round.noted.disks);
             }
-            if !context.shared.config.planted.has(Bug::FailedCommitForgotten) {
-                for cut in round.cuts {
-                    self.changes.restore(cut, &self.table, self.attachment.region_size);
-                }
+            self.restore(context, round.noted.cuts);
+            // What the round gave back is part of what was noted after it, and would be sent as it is now.
+            if let Some(noted) = self.flush.noted.take() {
+                self.dirty_again(noted.disks);
+                self.restore(context, noted.cuts);
+                waiters.extend(noted.waiters);
             }
             if !self.changes.is_clean() {
                 self.changed(context);
             }
         }
-        for waiter in round.waiters {
+        for waiter in waiters {
             self.answer(context, waiter, result);
         }
         self.room_made(context, result);
-        let next = std::mem::take(&mut self.flush.next);
-        if next.is_empty() {
+        self.next_round(context);
+    }
+
+    fn dirty_again(&mut self, disks: SmallVec<[DiskId; 4]>) {
+        for disk in disks {
+            if !self.dirty_disks.contains(&disk) {
+                self.dirty_disks.push(disk);
+            }
+        }
+    }
+
+    fn restore(&mut self, context: &Context<'_>, cuts: VecDeque<Cut>) {
+        if !context.shared.config.planted.has(Bug::FailedCommitForgotten) {
+            for cut in cuts {
+                self.changes.restore(cut, &self.table, self.attachment.region_size);
+            }
+        }
+    }
+
+    /// Begins the round that comes next, if it may and somebody waits for it.
+    pub(crate) fn next_round(&mut self, context: &mut Context<'_>) {
+        if self.flush.round.is_none()
+            && let Some(noted) = self.flush.noted.take()
+        {
+            return self.begin_round(context, noted);
+        }
+        if self.flush.next.is_empty() {
             // Whoever came to rest while the round was under way leaves now.
             return self.leave_when_quiet(context);
         }
-        if self.flush.round.is_some() {
-            self.flush.next.extend(next);
-        } else if self.dirty_disks.is_empty() && self.changes.is_clean() {
+        if !self.may_begin_round(context) {
+            return;
+        }
+        let next = std::mem::take(&mut self.flush.next);
+        if self.dirty_disks.is_empty() && self.changes.is_clean() {
             next.into_iter().for_each(|waiter| self.answer(context, waiter, Ok(())));
         } else {
-            self.begin_round(context, next);
+            let noted = self.note(context, next);
+            self.begin_round(context, noted);
         }
     }
 
@@ -241,7 +317,7 @@ impl Volume {
                 let outcome = if result.is_ok() { OrderOutcome::Done } else { OrderOutcome::Failed };
                 self.order_done(context, command, outcome);
             }
-            Waiter::Freeze(flush) => self.freeze_flushed(context, flush, result),
+            Waiter::Freeze(noted) => self.freeze_committed(context, noted, result),
             // The commit that would have freed something failed: asking again now would go round in circles.
             Waiter::Regrant if result.is_err() => self.fail_held_for(context, GrantError::PoolFull),
             Waiter::Regrant => self.io_ended(context),

@@ -2,10 +2,11 @@
 //!
 //! Neighbours belong together: a region goes right beside a neighbour of its window (1 MiB of the volume) that is
 //! mapped already. The first region of a window *softly* reserves the run that its neighbours would need; nothing is
-//! recorded of that anywhere else, and when space is short such reservations are used like any other free region.
+//! recorded of that anywhere else, and when space is short such reservations are used like any other free region. They last
+//! as long as their generation: what is written after a snapshot is never one extent with what lies below.
 
 use model::{DiskRegion, LogicalDiskId, RegionSize, UnitIndex, UnitRun};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// How many bytes of a volume share a soft reservation.
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -88,6 +89,9 @@ pub(crate) struct Grants {
     fresh: FreeRuns,
     /// Softly reserved for neighbours of mapped regions.
     soft: FreeRuns,
+    /// What was softly reserved in generations that are over: free like any other, and taken before more is asked for.
+    /// (Apart, because there may be many runs, and a snapshot must not wait until they are brought together.)
+    over: VecDeque<FreeRuns>,
     /// Space is short: no new soft reservations.
     pub(crate) scarce: bool,
 }
@@ -97,7 +101,7 @@ pub(crate) type Neighbour = (i64, DiskRegion);
 
 impl Grants {
     pub(crate) fn new(size: RegionSize) -> Self {
-        Self { size, fresh: FreeRuns::default(), soft: FreeRuns::default(), scarce: false }
+        Self { size, fresh: FreeRuns::default(), soft: FreeRuns::default(), over: VecDeque::new(), scarce: false }
     }
 
     /// How many regions share a window.
@@ -111,24 +115,50 @@ impl Grants {
 
     /// How many regions can be taken.
     pub(crate) fn regions(&self) -> u64 {
-        (self.fresh.units + self.soft.units) / u64::from(self.size.units())
+        self.fresh_regions() + self.soft.units / u64::from(self.size.units())
     }
 
     /// How many of them are not softly reserved.
     pub(crate) fn fresh_regions(&self) -> u64 {
-        self.fresh.units / u64::from(self.size.units())
+        let over: u64 = self.over.iter().map(|runs| runs.units).sum();
+        (self.fresh.units + over) / u64::from(self.size.units())
+    }
+
+    /// Another generation begins: nobody's neighbours come any more.
+    pub(crate) fn generation_begins(&mut self) {
+        if self.soft.units > 0 {
+            self.over.push_back(std::mem::take(&mut self.soft));
+        }
+    }
+
+    /// Sees that there is a window's worth of fresh regions, as far as there is anything left over.
+    fn refresh(&mut self) {
+        let wanted = Self::window_regions(self.size) * u64::from(self.size.units());
+        while self.fresh.units < wanted
+            && let Some(runs) = self.over.front_mut()
+        {
+            match runs.first() {
+                Some(run) => {
+                    assert!(runs.take(run));
+                    self.fresh.insert(run);
+                }
+                None => drop(self.over.pop_front()),
+            }
+        }
     }
 
     /// Everything, to give it back.
     pub(crate) fn drain(&mut self) -> Vec<UnitRun> {
         let mut all = FreeRuns::default();
         self.fresh.drain().chain(self.soft.drain()).for_each(|run| all.insert(run));
+        self.over.drain(..).for_each(|mut runs| runs.drain().for_each(|run| all.insert(run)));
         all.drain().collect()
     }
 
     /// Takes the best free region for region `index` of the volume; `None` when there is none at all.
     /// `neighbours` are mapped regions near by, the ones to go by first.
     pub(crate) fn take(&mut self, index: u64, neighbours: &[Neighbour]) -> Option<DiskRegion> {
+        self.refresh();
         let window = Self::window_regions(self.size);
         for (distance, place) in neighbours {
             if let Some(wanted) = shifted(*place, -*distance, self.size) {
@@ -196,6 +226,33 @@ fn shifted(place: DiskRegion, regions: i64, size: RegionSize) -> Option<DiskRegi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn generations_of_scattered_writes_take_no_more_than_they_use_and_one_generation_reserves() {
+        let mut free = Grants::new(RegionSize::DEFAULT);
+        let mut granted = 0;
+        // 64 scattered windows in each of a hundred generations, a region of each.
+        for generation in 0..100_u64 {
+            free.generation_begins();
+            for write in 0..64 {
+                if free.fresh_regions() < 16 {
+                    let units = 256 * RegionSize::DEFAULT.units();
+                    free.add(UnitRun { logical_disk: LogicalDiskId(1), start: UnitIndex(granted), count: units });
+                    granted += units;
+                }
+                assert!(free.take(write * 16 + generation % 16, &[]).is_some());
+            }
+        }
+        let granted = u64::from(granted / RegionSize::DEFAULT.units());
+        assert!(granted <= 6400 + 64 * 16 + 512, "{granted} regions for 6,400 writes");
+        assert_eq!(free.regions(), granted - 6400, "nothing is lost");
+        let all = free.drain();
+        assert_eq!(
+            all.iter().map(|run| u64::from(run.count / RegionSize::DEFAULT.units())).sum::<u64>(),
+            granted - 6400
+        );
+        assert_eq!(free.regions(), 0);
+    }
 
     fn grants(regions: u32) -> Grants {
         let mut grants = Grants::new(RegionSize::DEFAULT);

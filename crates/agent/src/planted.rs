@@ -56,8 +56,10 @@ pub enum Bug {
     FreezeWithoutDrain,
     /// A volume counts as frozen before its last changes are committed.
     FreezeWithoutCommit,
-    /// A thaw leaves the volume in the generation it was in.
+    /// A volume stays in the generation it was in when the next is begun.
     ThawKeepsGeneration,
+    /// What was written after a snapshot's moment is committed before the snapshot is durable.
+    CommitsBeforeSnapshot,
     /// A trim over what a snapshot sees hides nothing of it.
     ZeroLayerForgotten,
     /// A merge loses the blocks of the lowest layer.
@@ -78,7 +80,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::DeviceFlushSkipped,
         Self::CommitBeforeFlush,
         Self::BitBeforeData,
@@ -97,6 +99,7 @@ impl Bug {
         Self::FreezeWithoutDrain,
         Self::FreezeWithoutCommit,
         Self::ThawKeepsGeneration,
+        Self::CommitsBeforeSnapshot,
         Self::ZeroLayerForgotten,
         Self::MergeForgetsBlocks,
         Self::MergeIgnoresWrites,

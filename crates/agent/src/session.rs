@@ -57,7 +57,8 @@ impl Volume {
                 self.draining.push(command);
                 self.io_ended(context);
             }
-            Order::Freeze => self.freeze(context, command),
+            Order::Freeze { begin } => self.freeze(context, command, begin),
+            Order::Begin { generation } => self.begin(context, command, generation),
             Order::Thaw { generation, frozen_through } => self.thaw(context, command, generation, frozen_through),
             Order::SetFrozen { frozen_through } => self.set_frozen(context, command, frozen_through),
             Order::Flatten { through } => self.flatten(context, command, through),
@@ -124,7 +125,7 @@ impl Volume {
         self.leaving = Some(Leaving::Detaching);
         let epoch = self.attachment.credentials.epoch;
         context.to_controller(AgentMessage::Detach { epoch });
-        self.end_freeze_orders(context, OrderOutcome::NoSession);
+        self.end_freeze_order(context, OrderOutcome::NoSession);
         if let Some(command) = order {
             self.order_done(context, command, OrderOutcome::Done);
         }

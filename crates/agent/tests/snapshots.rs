@@ -99,8 +99,8 @@ fn writes_after_a_snapshot_land_beside_one_another() {
 fn a_frozen_volume_holds_writes_and_trims_and_serves_reads_and_flushes() {
     let mut cluster = small();
     cluster.write(0, &[1; 8192]);
-    assert_eq!(cluster.obeyed(Order::Freeze), OrderOutcome::Done);
-    assert_eq!(cluster.mapped_units(), 4, "what was answered is committed");
+    assert_eq!(cluster.freeze(), OrderOutcome::Done);
+    assert_eq!((cluster.mapped_units(), cluster.flushes), (0, 0), "writes are not held for as long as a flush takes");
     let held = cluster.submit(write(0, &[2; 4096], false));
     let trim = cluster.submit(IoKind::Zero { offset: 4096, length: 4096, fua: true, keep_space: false });
     let later = cluster.submit(write(0, &[3; 512], true));
@@ -108,11 +108,14 @@ fn a_frozen_volume_holds_writes_and_trims_and_serves_reads_and_flushes() {
     assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
     assert_eq!(cluster.run(IoKind::Prefetch { offset: 0, length: 1 << 20 }), Outcome::Done);
     cluster.pass(60_000_000_000);
-    assert!(cluster.done.is_empty(), "a volume does not thaw by itself");
+    assert!(cluster.done.is_empty(), "a volume does not go on by itself");
+    assert_eq!(cluster.begin(), OrderOutcome::Done);
+    assert_eq!(cluster.mapped_units(), 4, "what was answered is committed, and nothing else");
+    assert_eq!(cluster.done.remove(&held), Some(Outcome::Done), "writes go on");
     cluster.record_snapshot();
     assert_eq!(cluster.thaw(), OrderOutcome::Done);
     cluster.settle();
-    for id in [held, trim, later] {
+    for id in [trim, later] {
         assert_eq!(cluster.done.remove(&id), Some(Outcome::Done));
     }
     assert_eq!(cluster.read(0, 8192), [vec![3; 512], vec![2; 3584], vec![0; 4096]].concat(), "in their order");
@@ -123,9 +126,10 @@ fn a_frozen_volume_holds_writes_and_trims_and_serves_reads_and_flushes() {
 #[test]
 fn a_freeze_waits_for_writes_that_have_begun_even_for_those_that_wait_for_space() {
     let mut cluster = small();
+    cluster.run(IoKind::Prefetch { offset: 0, length: 4096 });
     cluster.grant_units_max = 4;
     let first = cluster.submit(write(0, &vec![1; 1 << 20], false));
-    cluster.order(1, Order::Freeze);
+    cluster.order(1, Order::Freeze { begin: Some(Generation(2)) });
     let second = cluster.submit(write(1 << 20, &[2; 4096], false));
     cluster.settle();
     assert_eq!(cluster.orders_done, [(CommandId(1), OrderOutcome::Done)]);
@@ -137,31 +141,120 @@ fn a_freeze_waits_for_writes_that_have_begun_even_for_those_that_wait_for_space(
 }
 
 #[test]
-fn a_freeze_whose_commit_fails_says_so_and_the_volume_stays_frozen() {
+fn writes_go_on_before_any_disk_is_flushed_for_the_snapshot() {
     let mut cluster = small();
-    cluster.write(0, &[1; 4096]);
-    cluster.fail_commits = 2;
-    assert_eq!(cluster.obeyed(Order::Freeze), OrderOutcome::Failed);
-    let held = cluster.submit(write(0, &[2; 4096], false));
+    cluster.write(0, &[1; 8192]);
+    cluster.order(1, Order::Freeze { begin: Some(Generation(2)) });
+    cluster.slow_flushes = true;
+    assert_eq!(cluster.write(0, &[2; 4096]), Outcome::Done);
+    let durable = cluster.submit(write(4096, &[3; 4096], true));
+    let flush = cluster.submit(IoKind::Flush);
     cluster.settle();
-    assert!(cluster.done.is_empty());
-    let next = Order::Thaw { generation: Generation(2), frozen_through: Generation(1) };
-    assert_eq!(cluster.obeyed(next), OrderOutcome::Failed, "a snapshot of what is not durable is refused");
-    assert_eq!(cluster.obeyed(Order::Freeze), OrderOutcome::Done, "asked again, it tries again");
-    assert_eq!(cluster.thaw(), OrderOutcome::Done, "as it was");
-    assert_eq!(cluster.done.remove(&held), Some(Outcome::Done));
-    cluster.run(IoKind::Flush);
-    assert_eq!(cluster.mapped_units(), 4, "nothing is frozen");
+    assert_eq!((cluster.flushes, cluster.commits), (0, 0));
+    assert!(!cluster.done.contains_key(&flush), "what is flushed now comes behind the snapshot");
+    cluster.slow_flushes = false;
+    cluster.settle();
+    assert_eq!(cluster.orders_done, [(CommandId(1), OrderOutcome::Done)]);
+    assert_eq!((cluster.flushes, cluster.commits), (1, 1), "nothing younger than the snapshot is committed before it");
+    cluster.record_snapshot();
+    assert!(!cluster.done.contains_key(&flush) && !cluster.done.contains_key(&durable));
+    assert_eq!(cluster.thaw(), OrderOutcome::Done);
+    assert_eq!(cluster.done.remove(&flush), Some(Outcome::Done));
+    assert_eq!(cluster.done.remove(&durable), Some(Outcome::Done));
+    assert_eq!(cluster.read_snapshot(0)[..8192], [1; 8192]);
+    cluster.restart_agent();
+    assert_eq!(cluster.read(0, 8192), [[2; 4096], [3; 4096]].concat());
 }
 
 #[test]
-fn a_freeze_whose_device_flush_fails_commits_nothing() {
+fn a_round_under_way_when_the_next_generation_begins_goes_first_and_takes_the_snapshot_with_it_when_it_fails() {
+    for fails in [false, true] {
+        let mut cluster = small();
+        cluster.write(0, &[1; 4096]);
+        cluster.slow_flushes = true;
+        let first = cluster.submit(IoKind::Flush);
+        cluster.settle();
+        cluster.write(4096, &[1; 4096]);
+        let second = cluster.submit(IoKind::Flush);
+        cluster.order(1, Order::Freeze { begin: Some(Generation(2)) });
+        cluster.write(0, &[2; 8192]);
+        cluster.fail_commits = u32::from(fails);
+        cluster.slow_flushes = false;
+        cluster.settle();
+        let ended = if fails { Outcome::Failed(IoError::Device) } else { Outcome::Done };
+        assert_eq!([first, second].map(|flush| cluster.done.remove(&flush)), [Some(ended.clone()), Some(ended)]);
+        let outcome = if fails { OrderOutcome::Failed } else { OrderOutcome::Done };
+        assert_eq!(cluster.orders_done, [(CommandId(1), outcome)]);
+        if fails {
+            cluster.give_snapshot_up();
+        } else {
+            cluster.record_snapshot();
+            assert_eq!(cluster.read_snapshot(0)[..8192], [1; 8192]);
+        }
+        assert_eq!(cluster.thaw(), OrderOutcome::Done);
+        assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+        assert_eq!(cluster.mapped_units(), if fails { 4 } else { 8 }, "what no snapshot sees is not kept");
+        cluster.restart_agent();
+        assert_eq!(cluster.read(0, 8192), [2; 8192]);
+    }
+}
+
+#[test]
+fn a_generation_without_a_snapshot_is_passed_over() {
     let mut cluster = small();
     cluster.write(0, &[1; 4096]);
-    cluster.fail_flushes = 2;
-    assert_eq!(cluster.obeyed(Order::Freeze), OrderOutcome::Failed);
-    assert_eq!(cluster.commits, 0);
+    cluster.fail_commits = 1;
+    assert_eq!(cluster.freeze(), OrderOutcome::Done);
+    assert_eq!(cluster.begin(), OrderOutcome::Failed);
+    assert_eq!(cluster.write(4096, &[2; 4096]), Outcome::Done, "above what might have been a snapshot's");
+    let next = Order::Thaw { generation: Generation(2), frozen_through: Generation(1) };
+    assert_eq!(cluster.obeyed(next), OrderOutcome::Failed, "a snapshot of what is not durable is refused");
+    cluster.give_snapshot_up();
     assert_eq!(cluster.thaw(), OrderOutcome::Done);
+    assert_eq!(cluster.write(0, &[3; 65536]), Outcome::Done);
+    cluster.run(IoKind::Flush);
+    assert_eq!(cluster.mapped_units(), 4, "nothing is frozen");
+    cluster.snapshot();
+    assert_eq!(cluster.read_snapshot(0)[..65536], [3; 65536]);
+}
+
+#[test]
+fn a_snapshot_that_goes_while_another_is_taken_frees_nothing_that_the_other_sees() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 4096]);
+    assert_eq!(cluster.freeze(), OrderOutcome::Done);
+    assert_eq!(cluster.begin(), OrderOutcome::Done);
+    assert_eq!(cluster.obeyed(Order::SetFrozen { frozen_through: Generation(0) }), OrderOutcome::Done);
+    cluster.write(0, &[2; 4096]);
+    cluster.record_snapshot();
+    assert_eq!(cluster.thaw(), OrderOutcome::Done);
+    assert_eq!(cluster.read_snapshot(0)[..4096], [1; 4096]);
+}
+
+#[test]
+fn a_begin_whose_device_flush_fails_commits_nothing() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 4096]);
+    cluster.fail_flushes = 1;
+    assert_eq!(cluster.freeze(), OrderOutcome::Done);
+    assert_eq!(cluster.begin(), OrderOutcome::Failed);
+    assert_eq!(cluster.commits, 0);
+    cluster.give_snapshot_up();
+    assert_eq!(cluster.thaw(), OrderOutcome::Done);
+    assert_eq!(cluster.run(IoKind::Flush), Outcome::Done);
+    assert_eq!(cluster.commits, 1);
+}
+
+#[test]
+fn a_session_that_is_fenced_while_a_snapshot_is_taken_ends() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 4096]);
+    cluster.fenced = true;
+    cluster.order(1, Order::Freeze { begin: Some(Generation(2)) });
+    let held = cluster.submit(write(0, &[2; 4096], true));
+    cluster.settle();
+    assert!(cluster.done.contains_key(&held));
+    assert!(cluster.detached && cluster.agent.is_drained(), "no thaw is waited for");
 }
 
 #[test]
@@ -169,14 +262,20 @@ fn a_thaw_gives_up_a_freeze_that_is_under_way() {
     let mut cluster = small();
     cluster.write(0, &[1; 4096]);
     let reading = cluster.submit(IoKind::Read { offset: 0, length: 4096 });
-    cluster.order(1, Order::Freeze);
+    let writing = cluster.submit(write(0, &[2; 4096], false));
+    cluster.order(1, Order::Freeze { begin: None });
     cluster.order(2, Order::Thaw { generation: Generation(1), frozen_through: Generation(0) });
-    cluster.order(3, Order::Freeze);
+    cluster.order(3, Order::Freeze { begin: Some(Generation(2)) });
+    cluster.order(4, Order::Freeze { begin: None });
     cluster.settle();
-    let expected =
-        [(CommandId(1), OrderOutcome::Failed), (CommandId(2), OrderOutcome::Done), (CommandId(3), OrderOutcome::Done)];
+    let expected = [
+        (CommandId(1), OrderOutcome::Failed),
+        (CommandId(2), OrderOutcome::Done),
+        (CommandId(4), OrderOutcome::Failed),
+        (CommandId(3), OrderOutcome::Done),
+    ];
     assert_eq!(cluster.orders_done, expected);
-    assert!(cluster.done.contains_key(&reading));
+    assert!(cluster.done.contains_key(&reading) && cluster.done.contains_key(&writing));
     assert_eq!(cluster.mapped_units(), 4);
 }
 
@@ -213,7 +312,7 @@ fn space_kept_above_a_snapshot_is_space_of_its_own() {
 fn a_session_that_ends_while_frozen_refuses_what_it_holds() {
     let mut cluster = small();
     cluster.write(0, &[1; 4096]);
-    assert_eq!(cluster.obeyed(Order::Freeze), OrderOutcome::Done);
+    assert_eq!(cluster.freeze(), OrderOutcome::Done);
     let held = cluster.submit(write(0, &[2; 4096], false));
     cluster.step(Event::Shutdown);
     cluster.settle();
@@ -225,7 +324,7 @@ fn a_session_that_ends_while_frozen_refuses_what_it_holds() {
 fn a_shutdown_in_the_middle_of_a_freeze_ends_both() {
     let mut cluster = small();
     let first = cluster.submit(write(0, &[1; 4096], false));
-    cluster.order(1, Order::Freeze);
+    cluster.order(1, Order::Freeze { begin: None });
     let second = cluster.submit(write(0, &[2; 4096], false));
     cluster.step(Event::Shutdown);
     cluster.settle();
@@ -237,7 +336,7 @@ fn a_shutdown_in_the_middle_of_a_freeze_ends_both() {
 #[test]
 fn a_frozen_volume_without_hosts_stays_until_it_is_thawed() {
     let mut cluster = small();
-    assert_eq!(cluster.obeyed(Order::Freeze), OrderOutcome::Done);
+    assert_eq!(cluster.freeze(), OrderOutcome::Done);
     cluster.step(Event::HostDetach { host: HostId(1) });
     cluster.pass(10_000_000_000);
     assert!(!cluster.detached);
@@ -264,7 +363,7 @@ fn a_shrink_goes_on_while_a_volume_is_being_frozen() {
     cluster.write(0, &vec![1; 2 << 20]);
     let writing = cluster.submit(write(1 << 20, &vec![2; 1 << 20], false));
     cluster.order(1, Order::Resize { size_bytes: (1 << 20) + 512 });
-    cluster.order(2, Order::Freeze);
+    cluster.order(2, Order::Freeze { begin: None });
     cluster.settle();
     assert!(cluster.done.contains_key(&writing));
     assert_eq!(cluster.orders_done.len(), 2, "{:?}", cluster.orders_done);

@@ -4,13 +4,13 @@
 use crate::alerts::Alerts;
 use crate::branches::{Branch, Snapshot};
 use crate::catalog::Catalog;
+use crate::cut::Cut;
 use crate::event::{ApiId, BatchId, Config, DiskTicket, Effect, Event, Inspection, ScanId};
 use crate::fetch::ScanPurpose;
 use crate::fold::Folds;
 use crate::grant_map::GrantMap;
 use crate::jobs::Job;
 use crate::recover::Unanswered;
-use crate::snapshots::Cut;
 use crate::state::{AttachRequest, Claims, Disk, Growth, Pool, Session, Volume};
 use api::{Error, Response};
 use model::{BranchId, ClusterId, DiskId, Epoch, Generation, LogicalDiskId, PoolId, Time, UnitRun, VolumeId};
@@ -154,8 +154,8 @@ pub(crate) enum Command {
     Release { epoch: Epoch, volume: VolumeId, reply_to: ApiId },
     /// A session is to end, so that its volume can be rolled back.
     Rollback { epoch: Epoch, volume: VolumeId, snapshot: VolumeId, reply_to: ApiId },
-    /// A session is to hold its volume still for a snapshot.
-    Freeze { epoch: Epoch, cut: u64 },
+    /// A session is to do its part of a snapshot of its volume.
+    Cut { epoch: Epoch, cut: u64 },
     /// A session is to end, because the snapshot it reads is deleted.
     Evict { epoch: Epoch },
     /// A session is to make its changes durable, so that they can be compared with.
@@ -172,7 +172,7 @@ impl Command {
             | Self::Resize { epoch, .. }
             | Self::Release { epoch, .. }
             | Self::Rollback { epoch, .. }
-            | Self::Freeze { epoch, .. }
+            | Self::Cut { epoch, .. }
             | Self::Evict { epoch, .. }
             | Self::Diff { epoch, .. }
             | Self::Flatten { epoch, .. } => Some(*epoch),
@@ -259,7 +259,7 @@ impl Controller {
             Some(Command::Rollback { volume, snapshot, reply_to, .. }) => {
                 self.rollback_told(volume, snapshot, reply_to, outcome);
             }
-            Some(Command::Freeze { cut, .. }) => self.freeze_told(cut, id, epoch, outcome),
+            Some(Command::Cut { cut, .. }) => self.cut_told(cut, id, epoch, outcome),
             Some(Command::Evict { .. }) => self.evicted(epoch, outcome),
             Some(Command::Diff { reply_to, from, to, query, .. }) => {
                 self.diff_told(reply_to, (from, to), query, outcome);

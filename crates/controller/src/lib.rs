@@ -12,6 +12,7 @@ mod alerts;
 mod branches;
 mod catalog;
 mod commit;
+mod cut;
 mod engine;
 mod event;
 mod fetch;

@@ -48,8 +48,12 @@ pub enum Bug {
     FrozenDropFreed,
     /// A commit after a snapshot changes the version that the snapshot sees.
     GenerationNotRaised,
-    /// Agents are thawed before the snapshot is durable.
-    ThawBeforeCommit,
+    /// A volume of a cut begins its next generation before all of them hold still.
+    BeginsBeforeAllHold,
+    /// A snapshot is taken before what it sees is committed.
+    SnapshotBeforeCommits,
+    /// The generation of a snapshot that was given up is taken for the live end's still, which has begun the next.
+    AbandonedNumberReused,
     /// A purge frees what the next older view holds too.
     PurgeForgetsOlder,
     /// A purge frees what the next younger view holds too.
@@ -66,7 +70,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::FreeBeforeCommit,
         Self::AnswerBeforeCommit,
         Self::GrantBeforeCommit,
@@ -80,7 +84,9 @@ impl Bug {
         Self::FoldForgetsSnapshot,
         Self::FrozenDropFreed,
         Self::GenerationNotRaised,
-        Self::ThawBeforeCommit,
+        Self::BeginsBeforeAllHold,
+        Self::SnapshotBeforeCommits,
+        Self::AbandonedNumberReused,
         Self::PurgeForgetsOlder,
         Self::PurgeForgetsYounger,
         Self::PurgeForgetsDrops,

@@ -13,7 +13,8 @@ use crate::jobs::Job;
 use crate::purge::Purge;
 use crate::state::{AttachRequest, Disk, DiskCondition, Pool, Session, SessionStage, Volume};
 use model::{
-    BranchId, DiskId, Epoch, LogicalDiskId, LogicalDiskLayout, PoolId, Term, Time, UNIT_BYTES, UnitRun, VolumeId,
+    BranchId, DiskId, Epoch, Generation, LogicalDiskId, LogicalDiskLayout, PoolId, Term, Time, UNIT_BYTES, UnitRun,
+    VolumeId,
 };
 use pool::ChunkletMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,7 +46,7 @@ pub struct Survivors {
     incarnation: u32,
     term: Term,
     agents: BTreeSet<AgentId>,
-    sessions: BTreeMap<Epoch, Option<UnitRun>>,
+    sessions: BTreeMap<Epoch, Survivor>,
     disks: BTreeMap<DiskId, DiskCondition>,
     unanswered: Vec<Unanswered>,
     alerts: Alerts,
@@ -53,6 +54,13 @@ pub struct Survivors {
     space: Space,
     error: Option<StoreError>,
     now: Time,
+}
+
+/// What is true of a live session and not in the store.
+#[derive(Clone, Copy, Debug)]
+struct Survivor {
+    begun: Generation,
+    near: Option<UnitRun>,
 }
 
 fn collect<T>(
@@ -111,6 +119,9 @@ impl Controller {
         controller.load_pools(view, &survivors)?;
         controller.load_volumes(view)?;
         controller.load_sessions(view, &survivors)?;
+        for volume in controller.volumes.keys().copied().collect::<Vec<_>>() {
+            controller.catch_up(volume);
+        }
         controller.take_over(survivors);
         Ok(controller)
     }
@@ -308,7 +319,8 @@ impl Controller {
                 pool,
                 term: record.term,
                 read_only: record.read_only,
-                near: survives.copied().flatten(),
+                begun: survives.map_or(view.generation(), |survivor| survivor.begun),
+                near: survives.and_then(|survivor| survivor.near),
                 stage: if survives.is_some() { SessionStage::Live } else { SessionStage::Fencing },
             };
             self.sessions.insert(epoch, session);
@@ -439,7 +451,7 @@ impl Controller {
             let detaching =
                 unanswered.iter().any(|owed| matches!(owed, Unanswered::Detach { epoch: of, .. } if *of == epoch));
             if session.stage == SessionStage::Live || detaching {
-                sessions.insert(epoch, session.near);
+                sessions.insert(epoch, Survivor { begun: session.begun, near: session.near });
             }
         }
         let disks = self.disks.into_iter().map(|(id, disk)| (id, disk.condition));

@@ -72,6 +72,7 @@ impl Controller {
             pool,
             term,
             read_only,
+            begun: view.generation(),
             near: None,
             stage: SessionStage::Opening,
         };
@@ -152,6 +153,7 @@ impl Controller {
             }
         }
         self.orders_lost(&epochs);
+        self.cuts_lost(&epochs);
         self.fence(epochs);
     }
 

@@ -1,35 +1,16 @@
-//! Snapshots and clones for operators: taking a cut through several volumes, and everything about what it leaves.
+//! Snapshots and clones for operators: everything about what a cut leaves.
 
-use crate::branches::{Branch, DEPTH_MAX, LIVE, Snapshot};
+use crate::branches::{Branch, DEPTH_MAX, LIVE};
 use crate::engine::{After, Command, Controller, View};
 use crate::event::{ApiId, Inspection};
 use crate::operator::Outcome;
-use crate::planted::Bug;
 use crate::state::{SessionStage, Volume};
-use api::{CloneCreate, Error, Response, SnapshotCreate, split_snapshot_name};
-use model::{BranchId, ClusterId, Epoch, Generation, Time, VolumeId};
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use api::{CloneCreate, Error, Response, split_snapshot_name};
+use model::{BranchId, Epoch, VolumeId};
+use std::collections::BTreeMap;
 use store::Key;
 use store::records::{BranchRecord, Record, SnapshotRecord, VolumeProgress, VolumeRecord};
-use wire::{AgentId, CommandId, ControllerMessage, Order, OrderOutcome};
-
-/// How long agents have to freeze their volumes.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Snapshots of several volumes on their way.
-#[derive(Debug)]
-pub(crate) struct Cut {
-    reply_to: ApiId,
-    /// The volumes, and what their snapshots are to be called.
-    snapshots: Vec<(VolumeId, String)>,
-    scheduled: bool,
-    created_unix_seconds: u64,
-    imported_from: Option<(ClusterId, u32)>,
-    /// Agents that have not frozen their volume yet.
-    waiting: BTreeSet<CommandId>,
-    deadline: Time,
-}
+use wire::{AgentId, ControllerMessage, Order, OrderOutcome};
 
 impl Controller {
     /// The snapshot of this name, if it is there for operators.
@@ -43,7 +24,7 @@ impl Controller {
         })
     }
 
-    fn snapshot_named(&self, volume: VolumeId, name: &str) -> Option<VolumeId> {
+    pub(crate) fn snapshot_named(&self, volume: VolumeId, name: &str) -> Option<VolumeId> {
         self.snapshot_names.get(&volume)?.get(name).copied()
     }
 
@@ -55,65 +36,8 @@ impl Controller {
         found
     }
 
-    /// Begins a cut: every volume that is attached is frozen first.
-    pub(crate) fn snapshot_create(
-        &mut self,
-        id: ApiId,
-        create: &SnapshotCreate,
-        scheduled: bool,
-        now_unix_seconds: u64,
-    ) -> Outcome {
-        let most = SnapshotCreate::SNAPSHOTS_MAX;
-        if create.snapshots.is_empty() || create.snapshots.len() > most {
-            let count = create.snapshots.len();
-            return Err(Error::invalid(format!("a cut goes through 1 to {most} volumes, not {count}")));
-        }
-        self.check_metadata()?;
-        let mut snapshots: Vec<(VolumeId, String)> = Vec::new();
-        for full in &create.snapshots {
-            let (volume, name) = split_snapshot_name(full)?;
-            let volume_id = self.find_volume(volume)?;
-            if snapshots.iter().any(|(other, _)| *other == volume_id) {
-                return Err(Error::invalid(format!("volume {volume:?} is named twice; name each volume once")));
-            }
-            if self.snapshot_named(volume_id, name).is_some() {
-                return Err(Error::exists(format!("there is a snapshot {full:?} already; choose another name")));
-            }
-            self.check_unoccupied(volume_id)?;
-            if self.branches[&self.volumes[&volume_id].branch_id()].record.generation >= Generation(u32::MAX - 2) {
-                return Err(Error::invalid(format!("volume {volume:?} has had all the snapshots it can; clone it")));
-            }
-            snapshots.push((volume_id, name.to_owned()));
-        }
-        if create.imported_from.is_some() && snapshots.len() != 1 {
-            return Err(Error::invalid("an import takes a snapshot of one volume, the one it made"));
-        }
-        let imported_from = create.imported_from.map(|from| (ClusterId(from.cluster), from.snapshot));
-        let cut = self.next_id();
-        let mut waiting = BTreeSet::new();
-        for (volume, _) in &snapshots {
-            self.volumes.get_mut(volume).expect("it was found above").cut = Some(cut);
-            if let Some((epoch, agent)) = self.live_holder(*volume) {
-                let command = self.next_command();
-                waiting.insert(command);
-                self.commands.insert(command, Command::Freeze { epoch, cut });
-                self.to_agent(agent, ControllerMessage::Order { command, epoch, order: Order::Freeze });
-            }
-        }
-        let deadline = self.now + FREEZE_PATIENCE;
-        self.wake_at(deadline);
-        let created_unix_seconds = now_unix_seconds;
-        let is_ready = waiting.is_empty();
-        let state = Cut { reply_to: id, snapshots, scheduled, created_unix_seconds, imported_from, waiting, deadline };
-        self.cuts.insert(cut, state);
-        if is_ready {
-            self.take_cut(cut);
-        }
-        Ok(None)
-    }
-
     /// Refuses what must not begin while a volume is in somebody else's hands.
-    fn check_unoccupied(&self, volume_id: VolumeId) -> Result<(), Error> {
+    pub(crate) fn check_unoccupied(&self, volume_id: VolumeId) -> Result<(), Error> {
         let volume = &self.volumes[&volume_id];
         let name = &volume.record.name;
         let what = if volume.ordered || volume.job.is_some() {
@@ -128,132 +52,6 @@ impl Controller {
             return Ok(());
         };
         Err(Error::busy(format!("volume {name:?} is being {what}; try again when that is done")))
-    }
-
-    /// An agent has frozen its volume, or could not.
-    pub(crate) fn freeze_told(&mut self, cut_id: u64, command: CommandId, epoch: Epoch, outcome: OrderOutcome) {
-        let Some(cut) = self.cuts.get_mut(&cut_id) else { return };
-        cut.waiting.remove(&command);
-        let is_ready = cut.waiting.is_empty();
-        let is_frozen = match outcome {
-            OrderOutcome::Done => true,
-            // It was taken, so that what follows is durable no sooner than it. (Refused, it never will be.)
-            OrderOutcome::Committing { request } => self.has_taken(epoch, request),
-            // It was detached in order meanwhile: everything of it is durable.
-            OrderOutcome::NoSession => !self.sessions.contains_key(&epoch),
-            OrderOutcome::Busy { .. } | OrderOutcome::Failed => false,
-        };
-        if !is_frozen {
-            let lost = outcome == OrderOutcome::NoSession;
-            let why = if lost { "a host's session was lost" } else { "a disk or the metadata store failed" };
-            self.give_up_cut(cut_id, &format!("{why} while the volumes were frozen"));
-        } else if is_ready {
-            self.take_cut(cut_id);
-        }
-    }
-
-    /// Every volume is frozen: their snapshots become durable together.
-    fn take_cut(&mut self, cut_id: u64) {
-        let Some(cut) = self.cuts.get(&cut_id) else { return };
-        let (snapshots, reply_to) = (cut.snapshots.clone(), cut.reply_to);
-        let (scheduled, created_unix_seconds) = (cut.scheduled, cut.created_unix_seconds);
-        let imported_from = cut.imported_from;
-        let mut taken = Vec::new();
-        for (volume_id, name) in &snapshots {
-            let Some(volume) = self.volumes.get(volume_id) else { continue };
-            let (branch_id, size_bytes) = (volume.branch_id(), volume.record.size_bytes);
-            self.counters.volume = self.counters.volume.next();
-            self.counters_changed = true;
-            let id = self.counters.volume;
-            let Some(branch) = self.branches.get_mut(&branch_id) else { continue };
-            let generation = branch.record.generation;
-            branch.record.frozen_through = generation;
-            branch.record.generation = generation.next();
-            branch.snapshots.insert(generation, id);
-            let record = SnapshotRecord {
-                volume: *volume_id,
-                branch: branch_id,
-                generation,
-                name: name.clone(),
-                created_unix_seconds,
-                size_bytes,
-                scheduled,
-                deleted: false,
-                imported_from,
-            };
-            self.batch.put(Key::Snapshot(id), record.encode());
-            self.put_branch(branch_id);
-            self.snapshot_names.entry(*volume_id).or_default().insert(name.clone(), id);
-            self.snapshots.insert(id, Snapshot { record, visible: false, session: None });
-            taken.push(id);
-        }
-        if self.config.planted.has(Bug::ThawBeforeCommit) {
-            self.thaw(&snapshots);
-        }
-        self.after.push(After::CutDone(cut_id));
-        self.after.push(After::Visible(taken.clone()));
-        self.after.push(After::Reply(reply_to, View::Snapshots(taken)));
-    }
-
-    /// The snapshots are durable: everybody goes on.
-    pub(crate) fn cut_done(&mut self, cut_id: u64) {
-        let Some(cut) = self.cuts.remove(&cut_id) else { return };
-        for (volume, _) in &cut.snapshots {
-            if let Some(volume) = self.volumes.get_mut(volume) {
-                volume.cut = None;
-            }
-        }
-        self.commands.retain(|_, command| !matches!(command, Command::Freeze { cut, .. } if *cut == cut_id));
-        self.thaw(&cut.snapshots);
-        self.retry_attaches();
-    }
-
-    fn give_up_cut(&mut self, cut_id: u64, why: &str) {
-        let Some(reply_to) = self.cuts.get(&cut_id).map(|cut| cut.reply_to) else { return };
-        self.cut_done(cut_id);
-        self.reply(reply_to, Err(Error::unavailable(format!("no snapshot was taken: {why}; try again"))));
-    }
-
-    /// Tells the holders of volumes where they are; those that are frozen go on.
-    fn thaw(&mut self, snapshots: &[(VolumeId, String)]) {
-        for (volume, _) in snapshots {
-            self.tell_generation(*volume);
-        }
-    }
-
-    pub(crate) fn tell_generation(&mut self, volume: VolumeId) {
-        let Some((epoch, agent)) = self.live_holder(volume) else { return };
-        let branch = self.volumes.get(&volume).and_then(|volume| self.branches.get(&volume.branch_id()));
-        let Some(branch) = branch else { return };
-        let (generation, frozen_through) = (branch.record.generation, branch.record.frozen_through);
-        let order = Order::Thaw { generation, frozen_through };
-        let command = self.next_command();
-        self.to_agent(agent, ControllerMessage::Order { command, epoch, order });
-    }
-
-    /// A view is gone: the live end's agent may write to what only it froze.
-    pub(crate) fn tell_frozen(&mut self, branch: BranchId) {
-        let Some(state) = self.branches.get(&branch).filter(|branch| !branch.record.ended) else { return };
-        let (volume, frozen_through) = (state.record.volume, state.record.frozen_through);
-        if let Some((epoch, agent)) = self.live_holder(volume) {
-            let command = self.next_command();
-            let order = Order::SetFrozen { frozen_through };
-            self.to_agent(agent, ControllerMessage::Order { command, epoch, order });
-        }
-    }
-
-    /// Agents that take too long to freeze are not waited for.
-    pub(crate) fn cut_timer(&mut self) {
-        let now = self.now;
-        let late: Vec<u64> = self.cuts.iter().filter(|(_, cut)| cut.deadline <= now).map(|(id, _)| *id).collect();
-        for cut in late {
-            if self.cuts.get(&cut).is_some_and(|cut| !cut.waiting.is_empty()) {
-                self.give_up_cut(cut, "a host's agent took too long to hold its writes");
-            }
-        }
-        if let Some(deadline) = self.cuts.values().map(|cut| cut.deadline).filter(|deadline| *deadline > now).min() {
-            self.wake_at(deadline);
-        }
     }
 
     pub(crate) fn snapshot_list(&self, volume: Option<&str>) -> Outcome {

@@ -2,8 +2,8 @@
 
 use crate::event::{ApiId, DiskTicket};
 use model::{
-    BranchId, ByteSize, DiskId, Epoch, LogicalDiskId, LogicalDiskLayout, PoolId, Term, Time, UNIT_BYTES, UnitRun,
-    VolumeId,
+    BranchId, ByteSize, DiskId, Epoch, Generation, LogicalDiskId, LogicalDiskLayout, PoolId, Term, Time, UNIT_BYTES,
+    UnitRun, VolumeId,
 };
 use pool::{Allocator, ChunkletMap};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -197,6 +197,8 @@ pub(crate) struct Session {
     pub(crate) pool: PoolId,
     pub(crate) term: Term,
     pub(crate) read_only: bool,
+    /// The newest generation that its agent was told to begin.
+    pub(crate) begun: Generation,
     /// Where its last grant ended.
     pub(crate) near: Option<UnitRun>,
     pub(crate) stage: SessionStage,

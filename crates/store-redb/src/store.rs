@@ -5,6 +5,7 @@ use crate::failure::{self, RedbError};
 use crate::view::{PAIRS, RedbView};
 use crate::{MetadataDisk, MetadataFile};
 use redb::{Database, ReadableDatabase, Table, TableDefinition, TableError, WriteTransaction};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -192,15 +193,31 @@ fn write_layout(database: &Database) -> Result<(), RedbError> {
 
 fn apply(transaction: &WriteTransaction, batches: &[Batch]) -> Result<(), RedbError> {
     let mut pairs = transaction.open_table(PAIRS)?;
+    // What becomes of each key: a batch counts the same thing again and again, and neighbours in the tree are changed
+    // most cheaply one after the other.
+    let mut last: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
     for change in batches.iter().flat_map(|batch| &batch.changes) {
         match change {
-            Change::Put(key, value) => {
-                pairs.insert(key.as_slice(), value.as_slice())?;
+            Change::Put(key, value) => drop(last.insert(key, Some(value))),
+            Change::Delete(key) => drop(last.insert(key, None)),
+            Change::DeleteRange(range) => {
+                set(&mut pairs, std::mem::take(&mut last))?;
+                delete_range(&mut pairs, range)?;
             }
-            Change::Delete(key) => {
-                pairs.remove(key.as_slice())?;
-            }
-            Change::DeleteRange(range) => delete_range(&mut pairs, range)?,
+        }
+    }
+    set(&mut pairs, last)
+}
+
+/// Gives each key its value, or none.
+fn set(
+    pairs: &mut Table<'_, &'static [u8], &'static [u8]>,
+    wanted: BTreeMap<&[u8], Option<&[u8]>>,
+) -> Result<(), RedbError> {
+    for (key, value) in wanted {
+        match value {
+            Some(value) => drop(pairs.insert(key, value)?),
+            None => drop(pairs.remove(key)?),
         }
     }
     Ok(())

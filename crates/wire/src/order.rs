@@ -26,18 +26,31 @@ pub enum Order {
         /// Whether writes are refused.
         read_only: bool,
     },
-    /// A snapshot is about to be taken: hold every write and trim from now on, drain those in flight, flush the disks and
-    /// commit everything; then done, or as soon as the last commit is sent ([`OrderOutcome::Committing`]). Reads go on. The volume stays so until [`Order::Thaw`] (or its session ends), also
-    /// when the order failed.
-    Freeze,
-    /// The snapshot is durable, or was given up: this is what holds for every write from now on, those held included.
+    /// A snapshot is being taken: hold every write and trim from now on and let those in flight end. Reads and flushes go
+    /// on. Done when nothing is under way any more; the volume then holds still until [`Order::Begin`], [`Order::Thaw`] or
+    /// its session's end. With `begin`, no other volume's writes matter: go on at once as if told to begin that
+    /// generation, and answer as to that.
+    Freeze {
+        /// The generation to begin, for a snapshot of this volume alone.
+        begin: Option<Generation>,
+    },
+    /// All volumes of the snapshot hold still: what they hold now is what it sees. Note it, begin this generation and let
+    /// writes go on at once, above what was noted; then flush the disks and commit what was noted. Done when that is
+    /// durable, or as soon as the last commit of it is sent ([`OrderOutcome::Committing`]). No other commit is sent before
+    /// [`Order::Thaw`]: what is made durable after the snapshot must not become part of it.
+    Begin {
+        /// The live end's new generation; all that was born before is frozen.
+        generation: Generation,
+    },
+    /// The snapshot is durable, or was given up: this is what holds from now on. Whatever was held goes on, commits
+    /// included.
     Thaw {
         /// The generation of the live end.
         generation: Generation,
         /// Layers born up to here are frozen.
         frozen_through: Generation,
     },
-    /// A snapshot is gone: fewer layers are frozen. Frozen or not, the volume stays so.
+    /// A snapshot is gone: fewer layers are frozen. (While another is being taken, the thaw tells.)
     SetFrozen {
         /// Layers born up to here are frozen; never more than before.
         frozen_through: Generation,
@@ -61,7 +74,7 @@ pub enum Order {
 pub enum OrderOutcome {
     /// Done as told.
     Done,
-    /// Of [`Order::Freeze`] alone: done but for this commit, which was sent before, holds all that is left to be made
+    /// Of [`Order::Begin`] alone: done but for this commit, which was sent before, holds all that is left to be made
     /// durable, and may be refused or fail still. What rests on it is to become durable with it or after it.
     Committing {
         /// The commit.

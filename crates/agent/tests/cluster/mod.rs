@@ -50,6 +50,10 @@ pub struct Cluster {
     pub grant_units_max: u32,
     pub fail_commits: u32,
     pub fail_flushes: u32,
+    /// Disks do not answer flushes.
+    pub slow_flushes: bool,
+    /// Nothing of the session is committed any more.
+    pub fenced: bool,
     pub fail_reads: u32,
     pub fail_writes: u32,
     pub detached: bool,
@@ -136,6 +140,8 @@ impl Cluster {
             grant_units_max: u32::MAX,
             fail_commits: 0,
             fail_flushes: 0,
+            slow_flushes: false,
+            fenced: false,
             fail_reads: 0,
             fail_writes: 0,
             detached: false,
@@ -274,7 +280,9 @@ impl Cluster {
 
     /// One random thing happens; `false` when nothing is left.
     pub fn advance(&mut self) -> bool {
-        let (nodes, messages) = (self.to_node.len(), self.to_controller.len());
+        let slow = |request: &NodeRequest| self.slow_flushes && matches!(request.operation, DiskOperation::Flush);
+        let ready: Vec<usize> = (0..self.to_node.len()).filter(|index| !slow(&self.to_node[*index])).collect();
+        let (nodes, messages) = (ready.len(), self.to_controller.len());
         if nodes == 0 && messages == 0 {
             if self.agent.next_deadline(self.now) == Some(self.now) {
                 self.step(Event::Tick);
@@ -283,7 +291,7 @@ impl Cluster {
             return false;
         }
         if messages == 0 || (nodes > 0 && self.random(2) == 0) {
-            let index = self.random(nodes);
+            let index = ready[self.random(nodes)];
             let request = self.to_node.remove(index).expect("in range");
             self.serve(request);
         } else {
@@ -431,6 +439,9 @@ impl Cluster {
     }
 
     fn commit(&mut self, commit: &wire::MapCommit) -> Result<(), CommitError> {
+        if self.fenced {
+            return Err(CommitError::Fenced);
+        }
         if self.fail_commits > 0 {
             self.fail_commits -= 1;
             return Err(CommitError::Unavailable);
@@ -496,7 +507,17 @@ impl Cluster {
         done.expect("FAULT_ALWAYS_ENDS: an order was never done").1
     }
 
-    /// What is durable of a frozen volume becomes a snapshot.
+    /// Writes are held and none is under way.
+    pub fn freeze(&mut self) -> OrderOutcome {
+        self.obeyed(Order::Freeze { begin: None })
+    }
+
+    /// The next generation begins; everything of the last one is durable, if that is done.
+    pub fn begin(&mut self) -> OrderOutcome {
+        self.obeyed(Order::Begin { generation: self.generation.next() })
+    }
+
+    /// What is durable of a volume in its next generation becomes a snapshot.
     pub fn record_snapshot(&mut self) {
         self.snapshots.push(Snapshot {
             id: VolumeId(100 + self.generation.0),
@@ -512,9 +533,15 @@ impl Cluster {
         self.obeyed(Order::Thaw { generation: self.generation, frozen_through: self.frozen_through })
     }
 
-    /// Freezes, records and thaws.
+    /// There is no snapshot of the generation that was left.
+    pub fn give_snapshot_up(&mut self) {
+        self.generation = self.generation.next();
+    }
+
+    /// Freezes, begins the next generation, records and thaws.
     pub fn snapshot(&mut self) {
-        assert_eq!(self.obeyed(Order::Freeze), OrderOutcome::Done);
+        assert_eq!(self.freeze(), OrderOutcome::Done);
+        assert_eq!(self.begin(), OrderOutcome::Done);
         self.record_snapshot();
         assert_eq!(self.thaw(), OrderOutcome::Done);
     }

@@ -53,13 +53,14 @@ impl Chain {
         (self.random >> 33) % bound
     }
 
-    /// Takes a snapshot, which the volume's agent freezes and thaws for.
+    /// Takes a snapshot, for which the volume's agent begins the next generation.
     fn snapshot(&mut self) {
         let name = format!("a@{}", self.generation);
         let create = SnapshotCreate { snapshots: vec![name.clone()], imported_from: None };
         let id = self.world.ask_later(Request::SnapshotCreate { create, scheduled: false, now_unix_seconds: 1 });
         self.world.settle();
-        self.obey(Order::Freeze);
+        self.obey(Order::Commit);
+        self.obey(Order::Freeze { begin: Some(Generation(self.generation + 1)) });
         let Some(Ok(api::Response::Snapshots(taken))) = self.world.replies.remove(&id) else {
             panic!("{name} is taken")
         };
@@ -255,16 +256,19 @@ fn a_snapshot_is_taken_together_with_the_last_commit_or_not_at_all() {
         let create = SnapshotCreate { snapshots: vec![name.into()], imported_from: None };
         let id = chain.world.ask_later(Request::SnapshotCreate { create, scheduled: false, now_unix_seconds: 1 });
         chain.world.settle();
+        chain.obey(Order::Commit);
         id
     };
-    let as_it_was = Order::Thaw { generation: Generation(1), frozen_through: Generation(0) };
+    let freeze = |next: u32| Order::Freeze { begin: Some(Generation(next)) };
+    // The agent has begun a generation; of the one before there is no snapshot, and its number is passed over.
+    let passed_over = |next: u32| Order::Thaw { generation: Generation(next), frozen_through: Generation(0) };
     // A commit that was never taken, nothing rests on.
     let id = ask(&mut chain, "a@lost");
-    chain.answer(Order::Freeze, OrderOutcome::Committing { request: RequestId(77) });
+    chain.answer(freeze(2), OrderOutcome::Committing { request: RequestId(77) });
     assert!(matches!(chain.world.replies.remove(&id), Some(Err(_))));
-    chain.obey(as_it_was);
+    chain.obey(passed_over(2));
     // One that is on its way becomes durable in one transaction with the snapshot, or fails with it.
-    for fails in [true, false] {
+    for (fails, next) in [(true, 3), (false, 4)] {
         let id = ask(&mut chain, "a@both");
         let (epoch, request) = (chain.host.epoch(), RequestId(100 + u64::from(fails)));
         let (commit, placed) = chain.spare_commit();
@@ -275,18 +279,18 @@ fn a_snapshot_is_taken_together_with_the_last_commit_or_not_at_all() {
         chain
             .world
             .event_without_commit(crate::Event::FromAgent(AGENT, AgentMessage::Commit { request, epoch, commit }));
-        chain.answer(Order::Freeze, OrderOutcome::Committing { request });
+        chain.answer(freeze(next), OrderOutcome::Committing { request });
         let result = chain.world.committed(&chain.host, request).expect("answered");
         assert_eq!(result.is_err(), fails);
         let reply = chain.world.replies.remove(&id).expect("answered");
         if fails {
             assert!(reply.is_err() && chain.world.recoveries == 1);
-            chain.obey(as_it_was);
+            chain.obey(passed_over(next));
             chain.host.free.push(placed);
         } else {
             assert!(reply.is_ok());
             assert_eq!(chain.world.store.commits(), commits + 1);
-            chain.obey(Order::Thaw { generation: Generation(2), frozen_through: Generation(1) });
+            chain.obey(Order::Thaw { generation: Generation(next), frozen_through: Generation(next - 1) });
         }
         chain.world.assert_clean();
     }
