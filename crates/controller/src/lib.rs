@@ -29,6 +29,7 @@ mod recover;
 mod runs;
 mod schedules;
 mod sessions;
+mod shrink;
 mod snapshots;
 mod space;
 mod state;

@@ -241,6 +241,15 @@ impl World {
         self.agent_step(agent, agent::Event::HostAttach { host: door::host_id(id), volume });
     }
 
+    /// A host that nobody sees attaches a volume, and leaves as soon as it is there.
+    pub(crate) fn attach_wanted(&mut self, volume: model::VolumeId) {
+        let Some(index) = self.volumes.iter().position(|state| state.id == Some(volume)) else { return };
+        let agent = index % self.process.agents.len();
+        let host = agent::HostId(u64::MAX);
+        self.agent_step(agent, agent::Event::HostAttach { host, volume });
+        self.agent_step(agent, agent::Event::HostDetach { host });
+    }
+
     fn serve_request(&mut self, id: u64, request: server::Request) {
         let door = self.process.doors.get_mut(&id).expect("seen a moment ago");
         let agent = door.agent.expect("requests come after an export is open");

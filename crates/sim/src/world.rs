@@ -355,6 +355,7 @@ impl World {
             Happening::StoreTurns => self.store_turns(),
             Happening::ScanTurns { id, ranges } => self.scan_turns(id, &ranges),
             Happening::ControllerTold(event) => self.controller_step(*event),
+            Happening::AttachWanted(volume) => self.attach_wanted(volume),
             Happening::AgentDue(agent) => {
                 self.process.agents[agent].due = None;
                 let deadline = self.process.agents[agent].engine.next_deadline(engine_now);

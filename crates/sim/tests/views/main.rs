@@ -241,6 +241,12 @@ impl History {
         }
     }
 
+    fn take_snapshot(&mut self, volume: &str, snapshot: &str) {
+        let create = api::SnapshotCreate { snapshots: vec![format!("{volume}@{snapshot}")], imported_from: None };
+        let request = Request::SnapshotCreate { create, scheduled: false, now_unix_seconds: 1 };
+        self.cluster.ask(request).expect("a snapshot is taken");
+    }
+
     fn delete_snapshot(&mut self) {
         let Some((volume, snapshot)) = self.pick_snapshot() else { return };
         self.note("delete snapshot", format!("{volume}@{snapshot}"));
@@ -336,7 +342,7 @@ impl History {
                     volume.size_bytes = blocks * BLOCK;
                 }
             }
-            // A clone that nobody has attached is not shrunk.
+            // It is being shrunk, attached or detached still.
             Err(error) if error.kind == ErrorKind::Busy => {}
             other => panic!("a new size was answered with {other:?}"),
         }
@@ -575,19 +581,100 @@ fn every_view_keeps_what_it_holds_and_space_is_accounted_for_exactly() {
     }
 }
 
+/// A clone of what a volume of 40 blocks held, and no host of either.
+fn clone_at_rest() -> History {
+    let mut history = History::new(1);
+    let create = api::VolumeCreate {
+        name: "v".into(),
+        size_bytes: 40 * BLOCK,
+        region_bytes: Some(4 * BLOCK),
+        ..api::VolumeCreate::default()
+    };
+    history.cluster.ask(Request::VolumeCreate(create)).expect("a volume is made");
+    history.add("v".into(), vec![0; 40], 4);
+    history.write_stamps("v", 0, &(1..=40).collect::<Vec<u64>>());
+    history.take_snapshot("v", "s");
+    let create = api::CloneCreate { snapshot: "v@s".into(), name: "c".into() };
+    history.cluster.ask(Request::CloneCreate(create)).expect("a clone is made");
+    history.add("c".into(), (1..=40).collect(), 4);
+    let host = history.volumes.get_mut("v").and_then(|live| live.host.take()).expect("it was written to");
+    history.cluster.detach(host.0);
+    history.cluster.settle();
+    history
+}
+
+fn resize(history: &mut History, name: &str, blocks: u64) {
+    let resize = api::VolumeResize { size_bytes: blocks * BLOCK, shrink: true };
+    let answer = history.cluster.ask(Request::VolumeResize { name: name.into(), resize });
+    let Ok(Response::Volume(volume)) = answer else { panic!("a new size was answered with {answer:?}") };
+    assert_eq!(volume.size_bytes, blocks * BLOCK);
+}
+
+fn shown(history: &mut History, name: &str) -> api::Volume {
+    match history.cluster.ask(Request::VolumeShow { name: name.into() }) {
+        Ok(Response::Volume(volume)) => volume,
+        other => panic!("a volume is shown as {other:?}"),
+    }
+}
+
+/// What lies beyond the new end is its origin's pages, of which it has none of its own to cut.
+#[test]
+fn a_clone_that_nobody_has_attached_is_shrunk_and_its_origin_keeps_everything() {
+    let mut history = clone_at_rest();
+    resize(&mut history, "c", 10);
+    history.cluster.settle();
+    resize(&mut history, "c", 40);
+    let mut blocks: Vec<u64> = (1..=40).collect();
+    history.read_view("v@s", &blocks);
+    history.read_view("v", &blocks);
+    blocks[10..].fill(0);
+    history.read_view("c", &blocks);
+    history.cluster.crash();
+    history.read_view("c", &blocks);
+    history.account();
+}
+
+#[test]
+fn the_flattening_of_a_clone_goes_on_by_itself_after_a_crash() {
+    let mut history = clone_at_rest();
+    history.cluster.ask(Request::CloneFlatten { name: "c".into() }).expect("it begins");
+    history.cluster.crash();
+    history.cluster.settle();
+    let clone = shown(&mut history, "c");
+    assert_eq!((clone.origin, clone.flattening_percent), (None, None));
+    history.take_snapshot("c", "t");
+    history.read_view("c", &(1..=40).collect::<Vec<u64>>());
+    history.account();
+}
+
+#[test]
+fn flattening_that_is_cancelled_leaves_a_clone_that_can_be_snapshotted() {
+    let mut history = clone_at_rest();
+    let cancel = || Request::CloneFlattenCancel { name: "c".into() };
+    assert_eq!(history.cluster.ask(cancel()).unwrap_err().kind, ErrorKind::Invalid, "there is nothing to cancel");
+    history.cluster.ask(Request::CloneFlatten { name: "c".into() }).expect("it begins");
+    history.cluster.ask(cancel()).expect("it is cancelled");
+    let clone = shown(&mut history, "c");
+    assert_eq!((clone.origin.as_deref(), clone.flattening_percent), (Some("v@s"), None));
+    history.take_snapshot("c", "t");
+    history.cluster.settle();
+    assert!(shown(&mut history, "c").origin.is_some(), "what was under way ends without cutting it loose");
+    history.read_view("c@t", &(1..=40).collect::<Vec<u64>>());
+    history.account();
+    // And it may be asked for again, once its snapshot is gone for good.
+    history.cluster.ask(Request::SnapshotDelete { name: "c@t".into(), force: true }).expect("it is deleted");
+    history.cluster.settle();
+    history.cluster.ask(Request::CloneFlatten { name: "c".into() }).expect("it begins");
+    history.cluster.settle();
+    assert_eq!(shown(&mut history, "c").origin, None);
+}
+
 /// Not the diff's to mend: it would have to read the block to know better.
 #[test]
 fn zeroes_that_went_to_the_disk_with_data_around_them_are_named_by_diffs_if_a_crash_lost_the_word_of_it() {
     let mut history = History::new(1);
     let name = history.pick();
-    history
-        .cluster
-        .ask(Request::SnapshotCreate {
-            create: api::SnapshotCreate { snapshots: vec![format!("{name}@empty")], imported_from: None },
-            scheduled: false,
-            now_unix_seconds: 1,
-        })
-        .expect("a snapshot is taken");
+    history.take_snapshot(&name, "empty");
     let empty = history.volumes[&name].blocks.clone();
     history.write_stamps(&name, 0, &[1, 2, 3]);
     history.flush(&name);
