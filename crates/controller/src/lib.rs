@@ -12,6 +12,7 @@ mod alerts;
 mod branches;
 mod catalog;
 mod commit;
+mod due;
 mod engine;
 mod event;
 mod fetch;
@@ -40,6 +41,7 @@ mod volumes;
 mod tests;
 
 pub use catalog::Export;
+pub use due::{Due, SCHEDULED_PREFIX, due};
 pub use engine::Controller;
 pub use event::{
     AlertChange, ApiId, BatchId, Config, DiskInspection, DiskTicket, Effect, Event, Inspection, Scan, ScanId,

@@ -62,11 +62,15 @@ pub enum Bug {
     CloneForgotten,
     /// Pages that a clone never wrote read as zeroes.
     OriginForgotten,
+    /// Of the scheduled snapshots that a rule keeps, the oldest is deleted.
+    SchedulePrunesOneMore,
+    /// Scheduled snapshots are never too old.
+    SchedulePilesUp,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::FreeBeforeCommit,
         Self::AnswerBeforeCommit,
         Self::GrantBeforeCommit,
@@ -87,5 +91,7 @@ impl Bug {
         Self::PurgePositionForgotten,
         Self::CloneForgotten,
         Self::OriginForgotten,
+        Self::SchedulePrunesOneMore,
+        Self::SchedulePilesUp,
     ];
 }
