@@ -35,7 +35,8 @@ impl World {
             return host::client_config(name, &mut self.random);
         };
         let mut config = ClientConfig::new(name);
-        config.style = if self.hosts[index].operations_left % 2 == 0 { Style::Structured } else { Style::Extended };
+        config.style =
+            if self.hosts[index].operations_left.is_multiple_of(2) { Style::Structured } else { Style::Extended };
         config.contexts = vec![format!("{CHANGED_SINCE}{short}")];
         config
     }

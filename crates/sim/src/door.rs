@@ -122,8 +122,11 @@ pub(crate) fn answer(
             reply_status(connection, request, contexts, &extents);
         }
         IoResult::Changed(extents) => {
-            let flags =
-                |changed: bool, zero: bool| u32::from(changed) * CHANGED | u32::from(changed && zero) * NOW_ZERO;
+            let flags = |changed: bool, zero: bool| match (changed, zero) {
+                (true, true) => CHANGED | NOW_ZERO,
+                (true, false) => CHANGED,
+                (false, _) => 0,
+            };
             let extents: Vec<_> = (extents.iter())
                 .map(|extent| Extent { length_bytes: extent.length, flags: flags(extent.changed, extent.zero) })
                 .collect();
