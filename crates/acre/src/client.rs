@@ -101,6 +101,7 @@ fn call(request: &Request) -> Call {
         }
         Request::CloneCreate(clone) => Call::with(Method::POST, "/v1/clones", clone),
         Request::CloneFlatten { name } => Call::new(Method::POST, volume(name) + "/flatten"),
+        Request::CloneFlattenCancel { name } => Call::new(Method::DELETE, volume(name) + "/flatten"),
         Request::Diff(query) => {
             let from = query.from.as_ref().map_or_else(String::new, |from| format!("from={}&", segment(from)));
             let (to, offset, limit) = (segment(&query.to), query.offset, query.limit());
@@ -139,7 +140,8 @@ fn answer(request: &Request, body: &[u8]) -> Result<Response, Error> {
         | Request::VolumeRename { .. }
         | Request::VolumeRollback { .. }
         | Request::CloneCreate(_)
-        | Request::CloneFlatten { .. } => Response::Volume(read(body)?),
+        | Request::CloneFlatten { .. }
+        | Request::CloneFlattenCancel { .. } => Response::Volume(read(body)?),
         Request::VolumeList { .. } => Response::Volumes(read(body)?),
         Request::VolumeMap { .. } => Response::VolumeMap(read(body)?),
         Request::SnapshotCreate { .. } | Request::SnapshotList { .. } => Response::Snapshots(read(body)?),

@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::event::{ChangedExtent, Effect, IoId, IoResult};
+use crate::planted::Bug;
 use crate::volume::{Blocked, FETCHES_MAX, Volume};
 use mapping::{EntryView, TablePage, changed_blocks};
 use model::{
@@ -103,7 +104,9 @@ impl Volume {
                     break;
                 }
             };
-            if !self.compare_page(seen, ByteRange::new(at, stop - at), &mut answer) {
+            let late = context.shared.config.planted.has(Bug::ChangedSinceTooLate);
+            let since = Generation(seen.generation.0 + u32::from(late));
+            if !self.compare_page(seen, since, ByteRange::new(at, stop - at), &mut answer) {
                 break;
             }
             at = stop;
@@ -113,7 +116,7 @@ impl Volume {
     }
 
     /// Compares a part of one page; `false` when the answer is full.
-    fn compare_page(&self, seen: &Seen, range: ByteRange, answer: &mut Answer) -> bool {
+    fn compare_page(&self, seen: &Seen, since: Generation, range: ByteRange, answer: &mut Answer) -> bool {
         let size = self.attachment.region_size;
         let mut at = range.start;
         while at < range.end() {
@@ -126,7 +129,7 @@ impl Volume {
             let count = if uniform { newer_count.min(u64::from(older_count)).min(left) } else { 1 };
             let stop = range.end().min(base + (count << size.log2()));
             // What cannot be told counts as changed.
-            let changed = changed_blocks(older, newer, size, seen.generation, seen.is_ancestor)
+            let changed = changed_blocks(older, newer, size, since, seen.is_ancestor)
                 .unwrap_or_else(|| BlockBitmap::all(size.blocks()));
             let fits = if uniform {
                 answer.push(stop - at, !changed.is_none(), newer == EntryView::Zero)

@@ -105,7 +105,7 @@ impl Volume {
         }
     }
 
-    /// The volume is on its way out: what is not done is not done.
+    /// The volume is on its way out, or is to be left as it is: what is not done is not done.
     pub(crate) fn end_flattens(&mut self, context: &mut Context<'_>) {
         for flatten in std::mem::take(&mut self.flattens.orders) {
             self.order_done(context, flatten.command, OrderOutcome::Failed);

@@ -76,11 +76,13 @@ pub enum Bug {
     EvictsBeforeCommit,
     /// A table page that was written and evicted is taken for zero again, as it was once known to be.
     EvictedTakenForZero,
+    /// What was written in the generation after a snapshot is not called changed since.
+    ChangedSinceTooLate,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::DeviceFlushSkipped,
         Self::CommitBeforeFlush,
         Self::BitBeforeData,
@@ -108,5 +110,6 @@ impl Bug {
         Self::EvictsInFlight,
         Self::EvictsBeforeCommit,
         Self::EvictedTakenForZero,
+        Self::ChangedSinceTooLate,
     ];
 }

@@ -62,6 +62,10 @@ impl Volume {
             Order::Thaw { generation, frozen_through } => self.thaw(context, command, generation, frozen_through),
             Order::SetFrozen { frozen_through } => self.set_frozen(context, command, frozen_through),
             Order::Flatten { through } => self.flatten(context, command, through),
+            Order::StopFlattening => {
+                self.end_flattens(context);
+                self.order_done(context, command, OrderOutcome::Done);
+            }
             Order::Release { force } => {
                 if !self.hosts.is_empty() && !force {
                     let outcome = OrderOutcome::Busy { hosts: self.hosts.len() as u32 };

@@ -127,6 +127,12 @@ pub enum Request {
         /// The clone.
         name: String,
     },
+    /// Ends the flattening of a clone before its time: what was copied stays its own, the rest stays shared. Answered by
+    /// [`Response::Volume`].
+    CloneFlattenCancel {
+        /// The clone.
+        name: String,
+    },
     /// What changed from one view to another. Answered by [`Response::Diff`].
     Diff(DiffQuery),
     /// Gives a volume a snapshot schedule, or another one. Answered by [`Response::Schedule`].

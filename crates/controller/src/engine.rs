@@ -11,6 +11,7 @@ use crate::fold::Folds;
 use crate::grant_map::GrantMap;
 use crate::jobs::Job;
 use crate::recover::Unanswered;
+use crate::shrink::Shrink;
 use crate::state::{AttachRequest, Claims, Disk, Growth, Pool, Session, Volume};
 use api::{Error, Response};
 use model::{BranchId, ClusterId, DiskId, Epoch, Generation, LogicalDiskId, PoolId, Time, UnitRun, VolumeId};
@@ -40,6 +41,8 @@ pub struct Controller {
     /// Those that are not deleted, by volume and name.
     pub(crate) snapshot_names: BTreeMap<VolumeId, BTreeMap<String, VolumeId>>,
     pub(crate) cuts: BTreeMap<u64, Cut>,
+    /// Volumes that are to be shrunk once they are attached.
+    pub(crate) shrinks: BTreeMap<VolumeId, Shrink>,
     pub(crate) schedules: BTreeMap<VolumeId, ScheduleRecord>,
     pub(crate) sessions: BTreeMap<Epoch, Session>,
     pub(crate) grants: GrantMap,
@@ -316,6 +319,7 @@ impl Controller {
             self.fence(epochs);
         }
         self.cut_timer();
+        self.shrink_timer();
         for purpose in std::mem::take(&mut self.scan_retries) {
             self.scan_again(purpose);
         }
@@ -533,6 +537,7 @@ impl Controller {
             snapshots: BTreeMap::new(),
             snapshot_names: BTreeMap::new(),
             cuts: BTreeMap::new(),
+            shrinks: BTreeMap::new(),
             schedules: BTreeMap::new(),
             sessions: BTreeMap::new(),
             grants: GrantMap::default(),

@@ -1,7 +1,8 @@
 //! Flattening: a clone gets places of its own for everything it shares with its origin, and then stands alone.
 //!
 //! The copying is its agent's; here are the job that outlives a crash, and its end. A clone that nobody has attached is
-//! attached for it; after a crash or a failure it goes on at the next attachment, or when it is asked for again.
+//! attached for it, after a crash too. After a failure (of a disk, or for want of space) it goes on at the next attachment,
+//! or when it is asked for again; or it is cancelled.
 
 use crate::branches::LIVE;
 use crate::engine::{After, Command, Controller};
@@ -26,11 +27,25 @@ impl Controller {
 
     /// Sees to it that a clone that is to be flattened has a holder who does it.
     pub(crate) fn flatten_wanted(&mut self, volume_id: VolumeId) {
-        let idle = self.volumes.get(&volume_id).is_some_and(|volume| volume.session.is_none());
-        if idle {
+        let wanted = self.volumes.get(&volume_id).is_some_and(|volume| volume.flatten.is_some());
+        // (What is left of a former session ends before it is attached.)
+        if wanted && self.live_holder(volume_id).is_none() {
             self.effects.push(Effect::Attach(volume_id));
         }
         self.flatten_attached(volume_id);
+    }
+
+    /// Forgets the flattening of a clone in this step's batch. What was copied stays its own.
+    pub(crate) fn cancel_flatten(&mut self, volume_id: VolumeId) {
+        let Some(job) = self.volumes.get_mut(&volume_id).and_then(|volume| volume.flatten.take()) else { return };
+        self.batch.delete(Key::Job(job));
+        let is_its = |command: &Command| matches!(command, Command::Flatten { volume, .. } if *volume == volume_id);
+        self.commands.retain(|_, command| !is_its(command));
+        if let Some((epoch, agent)) = self.live_holder(volume_id) {
+            let command = self.next_command();
+            let order = Order::StopFlattening;
+            self.after.push(After::ToAgent(agent, ControllerMessage::Order { command, epoch, order }));
+        }
     }
 
     /// Has the holder of a clone that is being flattened copy what is shared.
@@ -51,9 +66,12 @@ impl Controller {
 
     /// The holder has copied everything, or could not.
     pub(crate) fn flatten_told(&mut self, volume_id: VolumeId, outcome: OrderOutcome) {
-        if outcome != OrderOutcome::Done {
-            // It goes on at the next attachment.
-            return;
+        match outcome {
+            OrderOutcome::Done => {}
+            // Its agent died over it: another goes on.
+            OrderOutcome::NoSession => return self.flatten_wanted(volume_id),
+            // It goes on at the next attachment: whatever is in the way may be there for long.
+            OrderOutcome::Failed | OrderOutcome::Busy { .. } | OrderOutcome::Committing { .. } => return,
         }
         let Some(volume) = self.volumes.get_mut(&volume_id) else { return };
         let Some(job) = volume.flatten.take() else { return };

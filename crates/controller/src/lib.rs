@@ -13,6 +13,7 @@ mod branches;
 mod catalog;
 mod commit;
 mod cut;
+mod due;
 mod engine;
 mod event;
 mod fetch;
@@ -30,6 +31,7 @@ mod recover;
 mod runs;
 mod schedules;
 mod sessions;
+mod shrink;
 mod snapshots;
 mod space;
 mod state;
@@ -40,6 +42,7 @@ mod volumes;
 mod tests;
 
 pub use catalog::Export;
+pub use due::{Due, SCHEDULED_PREFIX, due};
 pub use engine::Controller;
 pub use event::{
     AlertChange, ApiId, BatchId, Config, DiskInspection, DiskTicket, Effect, Event, Inspection, Scan, ScanId,

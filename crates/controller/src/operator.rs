@@ -47,6 +47,7 @@ impl Controller {
             Request::SnapshotDelete { name, force } => self.snapshot_delete(id, &name, force),
             Request::CloneCreate(create) => self.clone_create(id, &create),
             Request::CloneFlatten { name } => self.clone_flatten(id, &name),
+            Request::CloneFlattenCancel { name } => self.clone_flatten_cancel(id, &name),
             Request::Diff(query) => self.diff(id, query),
             Request::ScheduleSet { name, set } => self.schedule_set(id, &name, &set),
             Request::ScheduleList => Ok(Some(Response::Schedules(self.schedule_views()))),

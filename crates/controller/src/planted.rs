@@ -66,11 +66,15 @@ pub enum Bug {
     CloneForgotten,
     /// Pages that a clone never wrote read as zeroes.
     OriginForgotten,
+    /// Of the scheduled snapshots that a rule keeps, the oldest is deleted.
+    SchedulePrunesOneMore,
+    /// Scheduled snapshots are never too old.
+    SchedulePilesUp,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::FreeBeforeCommit,
         Self::AnswerBeforeCommit,
         Self::GrantBeforeCommit,
@@ -93,5 +97,7 @@ impl Bug {
         Self::PurgePositionForgotten,
         Self::CloneForgotten,
         Self::OriginForgotten,
+        Self::SchedulePrunesOneMore,
+        Self::SchedulePilesUp,
     ];
 }

@@ -410,7 +410,7 @@ impl Controller {
         // Whoever was frozen for a snapshot that did not become durable, or heard nothing more of one that did, goes on.
         for volume in self.volumes.keys().copied().collect::<Vec<_>>() {
             self.tell_generation(volume);
-            self.flatten_attached(volume);
+            self.flatten_wanted(volume);
         }
         for owed in std::mem::take(&mut self.owed) {
             match owed {

@@ -117,6 +117,7 @@ impl Controller {
         let volume = session.volume;
         self.to_agent(agent, ControllerMessage::Attached { request, result: Ok(attachment) });
         self.flatten_attached(volume);
+        self.shrink_attached(volume);
     }
 
     /// The session `epoch`, if it is `agent`'s and live.

@@ -40,7 +40,7 @@ impl Controller {
     pub(crate) fn check_unoccupied(&self, volume_id: VolumeId) -> Result<(), Error> {
         let volume = &self.volumes[&volume_id];
         let name = &volume.record.name;
-        let what = if volume.ordered || volume.job.is_some() {
+        let what = if volume.ordered || volume.job.is_some() || self.shrinks.contains_key(&volume_id) {
             "resized, rolled back or deleted"
         } else if volume.cut.is_some() {
             "snapshotted"
@@ -323,6 +323,16 @@ impl Controller {
         }
         self.check_unoccupied(volume_id)?;
         self.add_flatten(volume_id);
+        self.after.push(After::Reply(id, View::Volume(volume_id)));
+        Ok(None)
+    }
+
+    pub(crate) fn clone_flatten_cancel(&mut self, id: ApiId, name: &str) -> Outcome {
+        let volume_id = self.find_volume(name)?;
+        if self.volumes[&volume_id].flatten.is_none() {
+            return Err(Error::invalid(format!("volume {name:?} is not being flattened; there is nothing to cancel")));
+        }
+        self.cancel_flatten(volume_id);
         self.after.push(After::Reply(id, View::Volume(volume_id)));
         Ok(None)
     }

@@ -138,7 +138,8 @@ impl Controller {
         let volume = &self.volumes[&volume_id];
         let (old, new) = (volume.record.size_bytes, resize.size_bytes);
         check_size(new, volume.record.region_size)?;
-        if volume.ordered || volume.cut.is_some() || self.is_between_sessions(volume_id) {
+        let is_waiting = volume.ordered || volume.cut.is_some() || self.shrinks.contains_key(&volume_id);
+        if is_waiting || self.is_between_sessions(volume_id) {
             return Err(Error::busy(format!(
                 "volume {name:?} is being resized, snapshotted, attached or detached; try again"
             )));
@@ -174,9 +175,8 @@ impl Controller {
             return Ok(None);
         }
         if self.branches[&self.volumes[&volume_id].branch_id()].record.origin.is_some() {
-            return Err(Error::busy(format!(
-                "volume {name:?} shares with the snapshot it came from, and can be shrunk only while a host has it attached; attach it, or flatten it first"
-            )));
+            self.attach_to_shrink(id, volume_id, new);
+            return Ok(None);
         }
         if !new.is_multiple_of(BLOCK_BYTES) {
             return Err(Error::invalid(format!(
@@ -197,7 +197,7 @@ impl Controller {
         self.after.push(After::Reply(id, View::Volume(volume_id)));
     }
 
-    fn order_resize(
+    pub(crate) fn order_resize(
         &mut self,
         epoch: Epoch,
         agent: AgentId,
@@ -288,7 +288,8 @@ impl Controller {
             )));
         }
         let volume = self.volumes.get_mut(&volume_id).expect("names point at volumes");
-        if volume.ordered || volume.job.is_some() || volume.cut.is_some() {
+        let is_shrinking = volume.job.is_some() || self.shrinks.contains_key(&volume_id);
+        if volume.ordered || is_shrinking || volume.cut.is_some() {
             return Err(Error::busy(format!("volume {name:?} is being resized, snapshotted or deleted; try again")));
         }
         let session = volume.session.and_then(|epoch| Some((epoch, self.sessions.get(&epoch)?)));

@@ -52,8 +52,9 @@ impl World {
         let id = self.next_door;
         let name = self.volumes[self.hosts[index].volume].name.clone();
         let hostile = self.phase == Phase::Storm && self.random.permille(self.plan.garbage);
+        let config = self.introduction(index, &name);
         let host = &mut self.hosts[index];
-        host.client = Client::new(host::client_config(&name, &mut self.random));
+        host.client = Client::new(config);
         host.link = Link::Opening;
         host.door = id;
         host.hostile = hostile;
@@ -150,7 +151,7 @@ impl World {
                 continue;
             }
             match request.asked {
-                Asked::Read { number, first } => {
+                Asked::Read { number, first } | Asked::Changed { number, first, .. } => {
                     let now = self.next_tick();
                     let result = self.volumes[volume].oracle.read_ends(now, number, first, None);
                     self.check(result);
@@ -213,6 +214,9 @@ impl World {
                     return Draw { asked, first, count, flags: 0, payload: Vec::new() };
                 }
                 host.operations_left -= 1;
+                if let Some(since) = host.since {
+                    return self.draw_comparison(index, since);
+                }
                 let has_status = host.client.opened().is_some_and(|opened| !opened.contexts.is_empty());
                 let mix = if volume.is_snapshot() { Mix::READING } else { self.plan.mix };
                 host::draw_request(&mut self.random, mix, volume, has_status, &mut self.next_number)
@@ -225,7 +229,9 @@ impl World {
         let invoked = self.next_tick();
         let volume = &mut self.volumes[self.hosts[index].volume];
         match &asked {
-            Asked::Read { number, .. } => volume.oracle.read_begins(invoked, *number),
+            Asked::Read { number, .. } | Asked::Changed { number, .. } => {
+                volume.oracle.read_begins(invoked, *number);
+            }
             Asked::Write { parts, .. } => {
                 for part in parts {
                     volume.oracle.write_begins(invoked, part.number, part.first, part.count, part.zero);
@@ -253,7 +259,7 @@ impl World {
             Asked::Zero { .. } if flags & ZEROES != 0 => client.write_zeroes(offset, length, flags & !ZEROES),
             Asked::Zero { .. } => client.trim(offset, length, flags & command_flags::FUA),
             Asked::Flush => client.flush(),
-            Asked::Status { .. } => client.block_status(offset, length, flags),
+            Asked::Status { .. } | Asked::Changed { .. } => client.block_status(offset, length, flags),
             Asked::Cache => client.cache(offset, length),
         };
         let request = Request { asked, invoked, incarnation };
@@ -307,6 +313,14 @@ impl World {
                     }
                 }
             }
+            (Asked::Changed { number, first, since }, Outcome::Extents(contexts)) => {
+                let result = state.oracle.read_ends(now, *number, *first, None);
+                self.check(result);
+                for extents in contexts.values() {
+                    let result = self.judge_changed(volume, *since, request.invoked, *first, extents);
+                    self.check(result);
+                }
+            }
             (Asked::Cache, Outcome::Done) => {}
             (_, Outcome::Failed { error, .. }) => self.refused(index, &request, *error),
             (asked, outcome) => {
@@ -325,7 +339,7 @@ impl World {
             _ => self.counts.failed += 1,
         }
         match &request.asked {
-            Asked::Read { number, first } => {
+            Asked::Read { number, first } | Asked::Changed { number, first, .. } => {
                 let now = self.next_tick();
                 let result = self.volumes[volume].oracle.read_ends(now, *number, *first, None);
                 self.check(result);
@@ -373,6 +387,8 @@ impl World {
             },
             ErrorCode::Io if store_may_fail || broken => Ok(()),
             ErrorCode::Shutdown if state.unsettled || store_may_fail || self.phase >= Phase::Leaving => Ok(()),
+            // The snapshot is gone.
+            ErrorCode::Invalid if self.may_lack_snapshot(request) => Ok(()),
             ErrorCode::NotSupported if matches!(request.asked, Asked::Zero { fast: true, .. }) => Ok(()),
             _ => told(Invariant::NoErrorWithoutFault, "nothing is broken"),
         }
@@ -409,7 +425,7 @@ impl World {
                 state.zeroed = now;
                 forget_mapped(state, *part);
             }
-            Asked::Read { .. } | Asked::Flush | Asked::Status { .. } | Asked::Cache => {}
+            Asked::Read { .. } | Asked::Flush | Asked::Status { .. } | Asked::Changed { .. } | Asked::Cache => {}
         }
     }
 }

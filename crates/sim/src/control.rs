@@ -150,8 +150,11 @@ impl World {
                 self.tell_controller_later(Event::DiskOpened { disk, result });
             }
             Effect::ReleaseDisk { path, .. } => self.labels[path_index(&path)] = None,
-            // (A host attaches it sooner or later.)
-            Effect::Attach(_) | Effect::Alert(_) => {}
+            Effect::Attach(volume) => {
+                let delay = self.random.delay(self.plan.hop_nanos);
+                self.later(delay, Happening::AttachWanted(volume));
+            }
+            Effect::Alert(_) => {}
         }
     }
 

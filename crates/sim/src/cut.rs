@@ -155,6 +155,23 @@ impl Oracle {
         })
     }
 
+    /// A sector of a range that certainly holds something else in a volume than in this snapshot of it, for a request
+    /// begun at `invoked` and answered now.
+    pub(crate) fn must_differ(&self, volume: &Self, invoked: Tick, first: u64, count: u64) -> Option<u64> {
+        let value = |oracle: &Self, number: u32| if oracle.writes[&number].zero { 0 } else { number };
+        self.windows.iter().zip(&volume.windows).find_map(|(one, other)| {
+            let length = one.sectors.len().min(other.sectors.len()) as u64;
+            let from = first.saturating_sub(one.first_sector).min(length);
+            let to = (first + count).saturating_sub(one.first_sector).min(length);
+            (from..to.max(from)).map(|index| index as usize).find_map(|index| {
+                let (old, new) = (&one.sectors[index], &other.sectors[index]);
+                let mut now = new.iter().filter(|trace| is_possible(&volume.writes, invoked, new, trace));
+                let same = now.any(|new| old.iter().any(|old| value(self, old.write) == value(volume, new.write)));
+                (!same).then_some(one.first_sector + index as u64)
+            })
+        })
+    }
+
     /// Whether a sector of a quiet view may be zeroes.
     pub(crate) fn may_be_zero(&self, address: u64) -> bool {
         self.windows.iter().all(|window| {

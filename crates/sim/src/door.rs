@@ -2,10 +2,17 @@
 //! sockets, done with vectors.
 
 use agent::{HostId, HostVolume, IoId, IoKind, IoRequest, IoResult, ReadSegment};
-use model::BufferPool;
+use model::{BufferPool, VolumeId};
 use nbd::protocol::allocation_flags;
 use nbd::server::{self, Connection, ContextStatus, ExportInfo, RequestKind};
 use nbd::{ErrorCode, Extent};
+
+/// What the contexts of snapshots are called; the snapshot's name follows.
+pub(crate) const CHANGED_SINCE: &str = "acre:changed-since:";
+/// A block changed since the snapshot.
+pub(crate) const CHANGED: u32 = 1;
+/// It reads as zeroes now.
+pub(crate) const NOW_ZERO: u32 = 2;
 
 /// One connection.
 #[derive(Debug)]
@@ -20,6 +27,8 @@ pub(crate) struct Door {
     /// The export's name, while it is being opened.
     pub(crate) opening: String,
     pub(crate) volume: Option<HostVolume>,
+    /// The snapshot whose context was chosen: status requests ask what changed since.
+    pub(crate) since: Option<VolumeId>,
     /// I/O at the agent that has not been answered.
     pub(crate) outstanding: u32,
     /// Nothing is sent or taken any more.
@@ -35,6 +44,7 @@ impl Door {
             agent: None,
             opening: String::new(),
             volume: None,
+            since: None,
             outstanding: 0,
             closed: false,
         }
@@ -57,7 +67,12 @@ pub(crate) fn host_id(door: u64) -> HostId {
 }
 
 /// An I/O as the agent wants it; or the error that answers it at once.
-pub(crate) fn io_request(id: IoId, volume: HostVolume, kind: RequestKind) -> Result<IoRequest, ErrorCode> {
+pub(crate) fn io_request(
+    id: IoId,
+    volume: HostVolume,
+    since: Option<VolumeId>,
+    kind: RequestKind,
+) -> Result<IoRequest, ErrorCode> {
     let kind = match kind {
         RequestKind::Read { offset, length } => IoKind::Read { offset, length },
         RequestKind::Write { offset, length, data, fua } => IoKind::Write { offset, length, data, fua },
@@ -69,7 +84,11 @@ pub(crate) fn io_request(id: IoId, volume: HostVolume, kind: RequestKind) -> Res
         }
         RequestKind::Cache { offset, length } => IoKind::Prefetch { offset, length },
         RequestKind::BlockStatus { offset, length, one, .. } => {
-            IoKind::Status { offset, length, extents_max: if one { 1 } else { 64 } }
+            let extents_max = if one { 1 } else { 64 };
+            match since {
+                Some(since) => IoKind::Changed { offset, length, since, extents_max },
+                None => IoKind::Status { offset, length, extents_max },
+            }
         }
     };
     Ok(IoRequest { id, volume: volume.slot, kind })
@@ -100,13 +119,31 @@ pub(crate) fn answer(
                     Extent { length_bytes: extent.length, flags: zero | hole }
                 })
                 .collect();
-            let statuses: Vec<_> =
-                contexts.iter().map(|context| ContextStatus { context, extents: &extents }).collect();
-            connection.reply_block_status(request, &statuses);
+            reply_status(connection, request, contexts, &extents);
         }
-        IoResult::Changed(_) => unreachable!("no host here asks what changed"),
+        IoResult::Changed(extents) => {
+            let flags = |changed: bool, zero: bool| match (changed, zero) {
+                (true, true) => CHANGED | NOW_ZERO,
+                (true, false) => CHANGED,
+                (false, _) => 0,
+            };
+            let extents: Vec<_> = (extents.iter())
+                .map(|extent| Extent { length_bytes: extent.length, flags: flags(extent.changed, extent.zero) })
+                .collect();
+            reply_status(connection, request, contexts, &extents);
+        }
         IoResult::Failed(error) => connection.reply_error(request, error),
     }
+}
+
+fn reply_status(
+    connection: &mut Connection,
+    request: server::RequestId,
+    contexts: server::ContextSet,
+    extents: &[Extent],
+) {
+    let statuses: Vec<_> = contexts.iter().map(|context| ContextStatus { context, extents }).collect();
+    connection.reply_block_status(request, &statuses);
 }
 
 /// What clients are told of a volume.

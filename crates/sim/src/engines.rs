@@ -210,7 +210,15 @@ impl World {
                 door.connection.export_opened(answer.ok_or(server::ExportError::Unknown));
             }
             server::Event::OpenExport { name } => self.open_export(id, name),
-            server::Event::ResolveContexts { .. } => door.connection.contexts_resolved(Ok(Vec::<String>::new())),
+            server::Event::ResolveContexts { name, queries, .. } => {
+                let wanted = queries.iter().find_map(|query| {
+                    let snapshot = format!("{name}@{}", query.strip_prefix(door::CHANGED_SINCE)?);
+                    let found = self.volumes.iter().find(|volume| volume.name == snapshot && volume.id.is_some())?;
+                    Some((query.clone(), found.id?))
+                });
+                door.since = wanted.as_ref().map(|(_, snapshot)| *snapshot);
+                door.connection.contexts_resolved(Ok(wanted.into_iter().map(|(context, _)| context)));
+            }
             server::Event::UpgradeTls => unreachable!("no client here asks for TLS"),
             server::Event::Request(request) => self.serve_request(id, request),
             server::Event::Close(reason) => {
@@ -241,6 +249,15 @@ impl World {
         self.agent_step(agent, agent::Event::HostAttach { host: door::host_id(id), volume });
     }
 
+    /// A host that nobody sees attaches a volume, and leaves as soon as it is there.
+    pub(crate) fn attach_wanted(&mut self, volume: model::VolumeId) {
+        let Some(index) = self.volumes.iter().position(|state| state.id == Some(volume)) else { return };
+        let agent = index % self.process.agents.len();
+        let host = agent::HostId(u64::MAX);
+        self.agent_step(agent, agent::Event::HostAttach { host, volume });
+        self.agent_step(agent, agent::Event::HostDetach { host });
+    }
+
     fn serve_request(&mut self, id: u64, request: server::Request) {
         let door = self.process.doors.get_mut(&id).expect("seen a moment ago");
         let agent = door.agent.expect("requests come after an export is open");
@@ -251,7 +268,7 @@ impl World {
         };
         self.next_io += 1;
         let io = IoId(self.next_io);
-        match door::io_request(io, volume, request.kind) {
+        match door::io_request(io, volume, door.since, request.kind) {
             Ok(wanted) => {
                 door.outstanding += 1;
                 self.process.tickets.insert(io.0, Ticket { door: id, request: request.id, contexts });

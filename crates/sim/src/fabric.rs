@@ -37,6 +37,8 @@ pub(crate) enum Happening {
     ScanTurns { id: controller::ScanId, ranges: Vec<controller::ScanRange> },
     /// The controller is told of something by its shell.
     ControllerTold(Box<controller::Event>),
+    /// The controller wants a volume attached that nobody has.
+    AttachWanted(model::VolumeId),
     /// An agent's deadline.
     AgentDue(usize),
     /// The controller's deadline.

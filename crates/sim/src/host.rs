@@ -127,6 +127,12 @@ pub(crate) enum Asked {
     Status {
         first: u64,
     },
+    /// What changed since the snapshot of that place.
+    Changed {
+        number: u32,
+        first: u64,
+        since: usize,
+    },
     Cache,
 }
 
@@ -168,6 +174,8 @@ pub(crate) struct Host {
     pub(crate) step_pending: bool,
     /// It turned into a source of garbage, for one connection.
     pub(crate) hostile: bool,
+    /// All it asks is what changed since the snapshot of that place.
+    pub(crate) since: Option<usize>,
 }
 
 /// The last requests of a run.
@@ -192,6 +200,7 @@ impl Host {
             farewell: VecDeque::new(),
             step_pending: false,
             hostile: false,
+            since: None,
         }
     }
 
@@ -213,7 +222,7 @@ pub(crate) fn client_config(export: &str, random: &mut Random) -> ClientConfig {
 }
 
 /// A range of a volume: somewhere in its windows, at any sector, or in blocks; short more often than long.
-fn draw_range(random: &mut Random, windows: &[(u64, u64)], longest: u64) -> (u64, u64) {
+pub(crate) fn draw_range(random: &mut Random, windows: &[(u64, u64)], longest: u64) -> (u64, u64) {
     let (start, count) = random.pick(windows);
     let longest = longest.min(count);
     let reach = random.pick(&[1, 8, 8, 16, 64, longest]).min(longest);

@@ -12,6 +12,7 @@
 mod accounts;
 mod checks;
 mod client_side;
+mod compare;
 mod control;
 mod crash;
 pub mod cut;
@@ -30,6 +31,7 @@ pub mod queue;
 pub mod random;
 pub mod run;
 pub mod scenario;
+mod schedule;
 pub mod stamp;
 pub mod trace;
 pub mod verdict;

@@ -258,10 +258,6 @@ impl World {
             (Task::Pool | Task::Disk(_), Exists) => {}
             (Task::Volume(index), Exists) => self.find_volume(index),
             (Task::Delete(index), NotFound) => self.volume_gone(index),
-            // What shares with an origin is shrunk only while a host has it attached.
-            (Task::Resize(index, _), Busy) if self.volumes[index].has_origin && self.random.below(32) == 0 => {
-                self.volumes[index].unsettled = false;
-            }
             // A volume on its way in or out: the next attempt finds it there, or not.
             (_, Busy) => self.operator.tasks.push_front(task),
             _ if self.plan.has_faults() || self.life > 0 => {

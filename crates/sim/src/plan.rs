@@ -85,6 +85,10 @@ pub enum OperatorAction {
     SnapshotDelete(Which),
     /// Gives a snapshot another name.
     SnapshotRename,
+    /// Gives a volume another name.
+    VolumeRename,
+    /// Gives a volume a schedule, and keeps to it for a while.
+    Schedule,
     /// Makes a volume that begins as a snapshot is.
     Clone,
     /// Makes a volume what it was at a snapshot.
@@ -281,6 +285,14 @@ impl Plan {
         let mut random = Random::new(seed ^ 0xf01d_0000_0000_0003);
         let deltas_max = random.pick(&[3, 8]);
         plan.folding = controller::Folding { deltas_max, page_parts: random.pick(&[0, 2]) };
+        // (Put in between, so that all else stays what it was.)
+        let mut random = Random::new(seed ^ 0x5c4e_d01e_0000_0004);
+        if plan.paced && random.permille(300) {
+            for action in [OperatorAction::VolumeRename, OperatorAction::Schedule] {
+                let at = random.between(1, plan.operator.len() as u64) as usize;
+                plan.operator.insert(at, action);
+            }
+        }
         plan
     }
 

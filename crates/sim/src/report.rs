@@ -54,8 +54,8 @@ impl Tally {
             views.snapshots, views.cuts, views.deletes, views.renames, views.clones, views.rollbacks, views.flattens
         );
         println!(
-            "  {} diffs judged, {} deletions accounted for, {} requests about snapshots struck by a crash",
-            views.diffs, views.accounts, views.strikes
+            "  {} diffs and {} answers to what changed judged, {} looks at schedules, {} deletions accounted for, {} requests about snapshots struck by a crash",
+            views.diffs, views.changed, views.looks, views.accounts, views.strikes
         );
         for (replay, seen) in &self.failures {
             println!("FAILED  {seen}");

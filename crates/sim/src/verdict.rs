@@ -36,13 +36,15 @@ pub enum Invariant {
     DiffMissesNothing,
     /// No volume holds more than its limit.
     LimitsHold,
+    /// A schedule deletes what no rule keeps, and nothing else.
+    SchedulesKeep,
     /// No engine panics.
     NoPanic,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AckedFlushIsDurable,
         Self::NoRegionOwnedTwice,
         Self::NoForeignBytes,
@@ -58,6 +60,7 @@ impl Invariant {
         Self::SpaceAddsUp,
         Self::DiffMissesNothing,
         Self::LimitsHold,
+        Self::SchedulesKeep,
         Self::NoPanic,
     ];
 
@@ -80,6 +83,7 @@ impl Invariant {
             Self::SpaceAddsUp => "SPACE_ADDS_UP",
             Self::DiffMissesNothing => "DIFF_MISSES_NOTHING",
             Self::LimitsHold => "LIMITS_HOLD",
+            Self::SchedulesKeep => "SCHEDULES_KEEP",
             Self::NoPanic => "NO_PANIC",
         }
     }

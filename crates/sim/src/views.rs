@@ -8,7 +8,10 @@ use crate::oracle::{Oracle, Tick};
 use crate::plan::{OperatorAction, Which};
 use crate::verdict::{Invariant, Violation};
 use crate::world::{Phase, World};
-use api::{CloneCreate, Diff, DiffKind, DiffQuery, Request, Response, SnapshotCreate, SnapshotRename, VolumeRollback};
+use api::{
+    CloneCreate, Diff, DiffKind, DiffQuery, Request, Response, SnapshotCreate, SnapshotRename, VolumeRename,
+    VolumeRollback,
+};
 use model::{BranchId, VolumeId};
 use std::collections::BTreeMap;
 
@@ -21,10 +24,26 @@ pub(crate) enum ViewTask {
     Cut(usize),
     Delete(usize),
     Rename(usize, u32),
-    Clone { snapshot: usize, clone: usize },
-    Rollback { volume: usize, snapshot: usize, before: Option<BranchId> },
+    RenameVolume(usize, u32),
+    /// Gives a volume the schedule that was drawn for it.
+    Schedule(usize),
+    /// Looks what the schedule of a volume asks for.
+    Look(usize),
+    Clone {
+        snapshot: usize,
+        clone: usize,
+    },
+    Rollback {
+        volume: usize,
+        snapshot: usize,
+        before: Option<BranchId>,
+    },
     Flatten(usize),
-    Diff { from: Option<usize>, to: usize, offset: u64 },
+    Diff {
+        from: Option<usize>,
+        to: usize,
+        offset: u64,
+    },
 }
 
 /// Snapshots that are asked for together.
@@ -32,6 +51,7 @@ pub(crate) enum ViewTask {
 pub(crate) struct Cut {
     /// The volumes, and what their snapshots are to be called.
     parts: Vec<(usize, String)>,
+    scheduled: bool,
     asked: Tick,
     /// What is known of when it was.
     moment: Option<Moment>,
@@ -72,6 +92,11 @@ impl World {
                 self.plan_cut(if chosen.is_empty() { vec![volume] } else { chosen });
             }
             OperatorAction::Delete => self.operator.add(Task::Delete(volume)),
+            OperatorAction::VolumeRename => {
+                self.next_number += 1;
+                self.operator.add(Task::View(ViewTask::RenameVolume(volume, self.next_number)));
+            }
+            OperatorAction::Schedule => self.plan_schedule(volume),
             // Without a snapshot there is nothing to do but to take one.
             _ if snapshots.is_empty() => self.plan_cut(vec![volume]),
             OperatorAction::SnapshotDelete(which) => {
@@ -130,8 +155,15 @@ impl World {
     pub(crate) fn plan_cut(&mut self, volumes: Vec<usize>) {
         let cut = self.cuts.len();
         let parts = volumes.into_iter().map(|volume| (volume, format!("s{cut}"))).collect();
-        self.cuts.push(Cut { parts, asked: 0, moment: None });
+        self.cuts.push(Cut { parts, scheduled: false, asked: 0, moment: None });
         self.operator.add(Task::View(ViewTask::Cut(cut)));
+    }
+
+    /// A snapshot that a schedule asks for, before anything else.
+    pub(crate) fn plan_scheduled_cut(&mut self, volume: usize, name: String) {
+        let cut = self.cuts.len();
+        self.cuts.push(Cut { parts: vec![(volume, name)], scheduled: true, asked: 0, moment: None });
+        self.operator.again(Task::View(ViewTask::Cut(cut)));
     }
 
     pub(crate) fn plan_diff(&mut self, from: Option<usize>, to: usize) {
@@ -160,8 +192,9 @@ impl World {
                 }
                 let names = parts.iter().map(|(volume, name)| format!("{}@{name}", self.volumes[*volume].name));
                 let create = SnapshotCreate { snapshots: names.collect(), imported_from: None };
-                let now_unix_seconds = self.now / 1_000_000_000;
-                Request::SnapshotCreate { create, scheduled: false, now_unix_seconds }
+                let scheduled = self.cuts[cut].scheduled;
+                let now_unix_seconds = if scheduled { self.keeper.now } else { self.now / 1_000_000_000 };
+                Request::SnapshotCreate { create, scheduled, now_unix_seconds }
             }
             ViewTask::Delete(snapshot) => {
                 self.volumes[snapshot].unsettled = true;
@@ -171,6 +204,16 @@ impl World {
                 let rename = SnapshotRename { new_name: format!("r{number}") };
                 Request::SnapshotRename { name: self.volumes[snapshot].name.clone(), rename }
             }
+            ViewTask::RenameVolume(volume, number) => {
+                self.volumes[volume].unsettled = true;
+                for snapshot in self.snapshots(Some(volume)) {
+                    self.volumes[snapshot].unsettled = true;
+                }
+                let rename = VolumeRename { new_name: format!("n{number}") };
+                Request::VolumeRename { name: self.volumes[volume].name.clone(), rename }
+            }
+            ViewTask::Schedule(volume) => self.schedule_request(volume),
+            ViewTask::Look(volume) => self.look_request(volume),
             ViewTask::Clone { snapshot, clone } => Request::CloneCreate(CloneCreate {
                 snapshot: self.volumes[snapshot].name.clone(),
                 name: self.volumes[clone].name.clone(),
@@ -221,6 +264,9 @@ impl World {
                 self.snapshot_gone(snapshot);
             }
             (ViewTask::Rename(snapshot, number), Ok(_)) => self.renamed(snapshot, number),
+            (ViewTask::RenameVolume(volume, number), Ok(_)) => self.volume_renamed(volume, number),
+            (ViewTask::Schedule(_), Ok(_)) => {}
+            (ViewTask::Look(volume), Ok(Response::Snapshots(snapshots))) => self.looked(volume, &snapshots),
             (ViewTask::Clone { snapshot, clone }, Ok(Response::Volume(volume))) => {
                 self.cloned(snapshot, clone, VolumeId(volume.id));
             }
@@ -257,6 +303,7 @@ impl World {
         match (task, error.kind) {
             (ViewTask::Delete(snapshot), NotFound) if troubled => self.snapshot_gone(snapshot),
             (ViewTask::Rename(snapshot, number), NotFound) if troubled => self.renamed(snapshot, number),
+            (ViewTask::RenameVolume(volume, number), NotFound) if troubled => self.volume_renamed(volume, number),
             (ViewTask::Clone { snapshot, clone }, Exists) => {
                 let name = self.volumes[clone].name.clone();
                 if let Some(Ok(Response::Volume(volume))) = self.ask_now(Request::VolumeShow { name }) {
@@ -376,10 +423,13 @@ impl World {
                 let operations = self.random.between(5, 40) as u32;
                 self.add_host(index, operations);
             }
+            if self.phase == Phase::Storm {
+                self.add_comparing_host(volume, index);
+            }
         }
     }
 
-    fn add_host(&mut self, volume: usize, operations: u32) {
+    pub(crate) fn add_host(&mut self, volume: usize, operations: u32) {
         let depth = self.plan.depth as usize;
         self.hosts.push(Host::new(volume, depth, operations));
         let delay = self.random.delay(1_000_000);
@@ -430,6 +480,21 @@ impl World {
         self.counts.views.renames += 1;
         let (volume, _) = self.volumes[snapshot].name.split_once('@').expect("a snapshot's name");
         self.volumes[snapshot].name = format!("{volume}@r{number}");
+    }
+
+    fn volume_renamed(&mut self, volume: usize, number: u32) {
+        self.counts.views.renames += 1;
+        let name = format!("n{number}");
+        for snapshot in self.snapshots(Some(volume)) {
+            let state = &mut self.volumes[snapshot];
+            let (_, short) = state.name.split_once('@').expect("a snapshot's name");
+            (state.name, state.unsettled) = (format!("{name}@{short}"), false);
+        }
+        let state = &mut self.volumes[volume];
+        for door in self.process.doors.values_mut().filter(|door| door.opening == state.name) {
+            door.opening.clone_from(&name);
+        }
+        (state.name, state.unsettled) = (name, false);
     }
 
     fn cloned(&mut self, snapshot: usize, clone: usize, id: VolumeId) {

@@ -13,6 +13,7 @@ use crate::plan::Plan;
 use crate::planted::PlantedBug;
 use crate::queue::Queue;
 use crate::random::Random;
+use crate::schedule::Keeper;
 use crate::trace::Trace;
 use crate::verdict::{Invariant, Violation};
 use crate::views::Cut;
@@ -125,6 +126,10 @@ pub struct ViewCounts {
     pub flattens: u64,
     /// Diffs judged.
     pub diffs: u64,
+    /// Answers to what changed since a snapshot.
+    pub changed: u64,
+    /// Looks at what a schedule asks for.
+    pub looks: u64,
     /// Deletions whose space was compared with what had been said.
     pub accounts: u64,
     /// Crashes in the middle of an operator's request about snapshots.
@@ -143,6 +148,8 @@ impl ViewCounts {
             &mut self.rollbacks,
             &mut self.flattens,
             &mut self.diffs,
+            &mut self.changed,
+            &mut self.looks,
             &mut self.accounts,
             &mut self.strikes,
         ];
@@ -155,6 +162,8 @@ impl ViewCounts {
             other.rollbacks,
             other.flattens,
             other.diffs,
+            other.changed,
+            other.looks,
             other.accounts,
             other.strikes,
         ];
@@ -185,6 +194,8 @@ pub struct World {
     pub(crate) account: Option<Account>,
     /// Snapshots taken together.
     pub(crate) cuts: Vec<Cut>,
+    /// Who keeps to schedules.
+    pub(crate) keeper: Keeper,
     pub(crate) operator: Operator,
     pub(crate) checks: Checks,
     pub(crate) phase: Phase,
@@ -227,6 +238,7 @@ impl World {
         let process = Process::new(&plan, plan.crashes.first().map(|crash| (crash.after_effects, crash.power_cut)));
         Self {
             operator: Operator::new(&plan),
+            keeper: Keeper::new(plan.seed),
             random,
             now: 1_000_000,
             tick: 0,
@@ -355,6 +367,7 @@ impl World {
             Happening::StoreTurns => self.store_turns(),
             Happening::ScanTurns { id, ranges } => self.scan_turns(id, &ranges),
             Happening::ControllerTold(event) => self.controller_step(*event),
+            Happening::AttachWanted(volume) => self.attach_wanted(volume),
             Happening::AgentDue(agent) => {
                 self.process.agents[agent].due = None;
                 let deadline = self.process.agents[agent].engine.next_deadline(engine_now);

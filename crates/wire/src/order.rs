@@ -61,6 +61,8 @@ pub enum Order {
         /// Layers born up to here are replaced.
         through: Generation,
     },
+    /// Copies no more for [`Order::Flatten`]; what was copied stays.
+    StopFlattening,
     /// Drain, commit, and detach (by [`crate::AgentMessage::Detach`], before the order is done). Refused as busy while
     /// hosts have the volume open, unless `force`: then their connections are closed.
     Release {

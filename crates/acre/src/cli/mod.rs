@@ -108,7 +108,7 @@ enum Command {
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
     /// Make a volume that begins as a snapshot is, or flatten one
-    #[command(override_usage = "acre clone VOL@NAME NEW-VOLUME\n       acre clone flatten CLONE")]
+    #[command(override_usage = "acre clone VOL@NAME NEW-VOLUME\n       acre clone flatten [--cancel] CLONE")]
     Clone(Leaf<snapshot::CloneArguments>),
     /// Show what changed from a snapshot to a later one, or to now
     #[command(override_usage = "acre diff VOL@OLDER VOL@YOUNGER\n       acre diff VOL@OLDER VOL\n       \

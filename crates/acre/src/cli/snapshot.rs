@@ -125,6 +125,9 @@ pub(super) struct CloneArguments {
     /// The new volume's name; with `flatten`, the clone to cut loose from its origin
     #[arg(value_name = "NAME")]
     name: String,
+    /// With `flatten`: end it before its time; what was copied stays the clone's own, the rest stays shared
+    #[arg(long)]
+    cancel: bool,
 }
 
 #[derive(Args, Debug)]
@@ -188,9 +191,13 @@ pub(super) fn snapshot(command: SnapshotCommand, top: TopConnection, out: &mut d
 }
 
 pub(super) fn clone(leaf: Leaf<CloneArguments>, top: TopConnection, out: &mut dyn Write) -> Result<u8, Error> {
-    let CloneArguments { what, name } = leaf.what;
+    let CloneArguments { what, name, cancel } = leaf.what;
     let request = match what {
+        CloneWhat::Flatten if cancel => Request::CloneFlattenCancel { name },
         CloneWhat::Flatten => Request::CloneFlatten { name },
+        CloneWhat::Snapshot(_) if cancel => {
+            return Err(Error::invalid("only flattening is cancelled: acre clone flatten --cancel CLONE"));
+        }
         CloneWhat::Snapshot(snapshot) => {
             check_name("volume", &name)?;
             Request::CloneCreate(CloneCreate { snapshot: snapshot.full, name })

@@ -33,7 +33,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/volumes/{name}/rename", post(volume_rename))
         .route("/v1/volumes/{name}/map", get(volume_map))
         .route("/v1/volumes/{name}/rollback", post(snapshots::volume_rollback))
-        .route("/v1/volumes/{name}/flatten", post(snapshots::clone_flatten))
+        .route("/v1/volumes/{name}/flatten", post(snapshots::clone_flatten).delete(snapshots::clone_flatten_cancel))
         .route("/v1/volumes/{name}/schedule", put(snapshots::schedule_set).delete(snapshots::schedule_delete))
         .route("/v1/snapshots", get(snapshots::snapshot_list).post(snapshots::snapshot_create))
         .route("/v1/snapshots/{name}", get(snapshots::snapshot_show).delete(snapshots::snapshot_delete))

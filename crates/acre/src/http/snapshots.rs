@@ -99,6 +99,13 @@ pub(super) async fn clone_flatten(State(state): Control, Path(name): Path<String
     answer!(state, Request::CloneFlatten { name }, Volume).map(Json)
 }
 
+/// Ends the flattening of a clone before its time: what was copied stays its own, the rest stays shared.
+#[utoipa::path(delete, path = "/v1/volumes/{name}/flatten", params(("name" = String, Path)),
+    responses((status = 200, body = Volume), (status = "default", body = Error)))]
+pub(super) async fn clone_flatten_cancel(State(state): Control, Path(name): Path<String>) -> Answer<Json<Volume>> {
+    answer!(state, Request::CloneFlattenCancel { name }, Volume).map(Json)
+}
+
 /// Makes a volume what it was at a snapshot; what was written since is lost.
 #[utoipa::path(post, path = "/v1/volumes/{name}/rollback", params(("name" = String, Path)),
     request_body = VolumeRollback, responses((status = 200, body = Volume), (status = "default", body = Error)))]

@@ -1,18 +1,17 @@
 //! Snapshots that nobody asks for: schedules are kept in the controller, and kept to here.
 //!
-//! Once a second it is looked which volumes want something. [`plan`] decides what; one look at a volume is under way at
+//! Once a second it is looked which volumes want something. [`due`] decides what; one look at a volume is under way at
 //! a time, and a few at most over all. After a time in which nothing could be taken one snapshot is taken, not all that
 //! were missed.
 
 pub mod period;
-pub mod plan;
 
 pub use period::{Period, Rule, rules};
-pub use plan::{PREFIX, Plan, plan};
 
 use crate::calendar;
 use crate::control::ControlPlane;
 use api::{Error, ErrorKind, Request, Response, Schedule, Snapshot, SnapshotCreate};
+use controller::{Planted, SCHEDULED_PREFIX, due};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -166,16 +165,16 @@ impl Keeper {
 /// Does what the schedule asks for at `now`; tells in how many seconds to look again.
 async fn attend(plane: &dyn ControlPlane, schedule: &Schedule, now: u64) -> Result<u64, Error> {
     let volume = &schedule.volume;
-    let plan = plan(schedule, &snapshots(plane, volume).await?, now);
-    if plan.take {
-        let name = format!("{volume}@{PREFIX}{}", calendar::compact(now));
+    let due = due(schedule, &snapshots(plane, volume).await?, now, Planted::default());
+    if due.take {
+        let name = format!("{volume}@{SCHEDULED_PREFIX}{}", calendar::compact(now));
         let create = SnapshotCreate { snapshots: vec![name.clone()], imported_from: None };
         let request = Request::SnapshotCreate { create, scheduled: true, now_unix_seconds: now };
         match plane.request(request).await {
             Ok(_) => tracing::debug!("took {name}"),
             // Deleting may be what helps.
             Err(error) if error.kind == ErrorKind::OutOfSpace => {
-                delete(plane, &plan.delete).await?;
+                delete(plane, &due.delete).await?;
                 return Err(error);
             }
             // A volume of which no snapshot can be taken keeps what it has, however old.
@@ -184,8 +183,8 @@ async fn attend(plane: &dyn ControlPlane, schedule: &Schedule, now: u64) -> Resu
         // What is too old goes in a look that knows the new one.
         return Ok(1);
     }
-    delete(plane, &plan.delete).await?;
-    Ok(if plan.delete.len() > DELETES_A_LOOK { 1 } else { plan.look_again_seconds })
+    delete(plane, &due.delete).await?;
+    Ok(if due.delete.len() > DELETES_A_LOOK { 1 } else { due.look_again_seconds })
 }
 
 /// Deletes snapshots; what hosts have attached, and what is gone already, is passed over.
@@ -216,6 +215,8 @@ async fn snapshots(plane: &dyn ControlPlane, volume: &str) -> Result<Vec<Snapsho
     }
 }
 
+#[cfg(test)]
+mod due_tests;
 #[cfg(test)]
 #[path = "keeper_tests.rs"]
 mod tests;

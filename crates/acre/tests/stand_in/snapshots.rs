@@ -61,6 +61,13 @@ impl State {
                 volume.flattening_percent = Some(0);
                 Ok(Response::Volume(volume.clone()))
             }
+            Request::CloneFlattenCancel { name } => {
+                let volume = self.volume(&name)?;
+                if volume.flattening_percent.take().is_none() {
+                    return Err(Error::invalid(format!("volume {name:?} is not being flattened")));
+                }
+                Ok(Response::Volume(volume.clone()))
+            }
             Request::Diff(query) => self.diff(&query),
             Request::ScheduleSet { name, set: ScheduleSet { every_seconds, keep } } => {
                 self.volume(&name)?;

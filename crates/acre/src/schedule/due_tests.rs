@@ -1,9 +1,11 @@
 //! Years of schedules in a moment.
 
-use super::*;
 use crate::calendar;
 use crate::schedule::Rule;
+use api::{KeepRule, Schedule, Snapshot, SnapshotState};
+use controller::{Due, Planted, SCHEDULED_PREFIX};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -18,7 +20,7 @@ fn schedule(every_seconds: u64, rules: &str) -> Schedule {
 fn snapshot(id: u32, taken: u64) -> Snapshot {
     Snapshot {
         id,
-        name: format!("a@{PREFIX}{}", calendar::compact(taken)),
+        name: format!("a@{SCHEDULED_PREFIX}{}", calendar::compact(taken)),
         volume: "a".into(),
         state: SnapshotState::Ready,
         created_unix_seconds: taken,
@@ -30,6 +32,10 @@ fn snapshot(id: u32, taken: u64) -> Snapshot {
         clones: Vec::new(),
         progress_percent: None,
     }
+}
+
+fn plan(schedule: &Schedule, snapshots: &[Snapshot], now: u64) -> Due {
+    controller::due(schedule, snapshots, now, Planted::default())
 }
 
 /// A volume, its clock and its schedule.
@@ -48,7 +54,7 @@ impl World {
     }
 
     /// Looks as the shell does: a look that takes a snapshot deletes nothing.
-    fn look(&mut self) -> Plan {
+    fn look(&mut self) -> Due {
         let plan = plan(&self.schedule, &self.snapshots, self.now);
         if plan.take {
             self.snapshots.push(snapshot(self.next_id, self.now));
@@ -186,8 +192,8 @@ fn a_clock_far_ahead_for_a_while_does_not_stop_what_comes_after() {
 fn it_is_told_when_to_look_again() {
     let schedule = schedule(900, "1d:all");
     let look = |now| plan(&schedule, &[snapshot(1, START)], now);
-    assert_eq!(look(START + 100), Plan { look_again_seconds: 60, ..Plan::default() });
-    assert_eq!(look(START + 890), Plan { look_again_seconds: 10, ..Plan::default() });
+    assert_eq!(look(START + 100), Due { look_again_seconds: 60, ..Due::default() });
+    assert_eq!(look(START + 890), Due { look_again_seconds: 10, ..Due::default() });
     assert!(look(START + 900).take);
 }
 

@@ -7,17 +7,18 @@
 //! Whether a snapshot is the first of its period is settled when it is taken and never changes, so that a rule needs
 //! nothing of the other rules and nothing is ever kept only to be replaced.
 
+use crate::planted::{Bug, Planted};
 use api::{KeepRule, Schedule, Snapshot, SnapshotState, split_snapshot_name};
 use std::collections::BTreeSet;
 
 /// How the names of scheduled snapshots begin. One that a person gave another name is kept.
-pub const PREFIX: &str = "auto-";
+pub const SCHEDULED_PREFIX: &str = "auto-";
 /// What is too old is looked for so often, in seconds.
 const LOOK_SECONDS_MAX: u64 = 60;
 
 /// What is to be done for one volume.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Plan {
+pub struct Due {
     /// A snapshot is due.
     pub take: bool,
     /// These snapshots are kept by no rule, by their full names, the oldest first.
@@ -28,7 +29,7 @@ pub struct Plan {
 
 /// What `schedule` asks for, given every snapshot of its volume, at the time `now` (in seconds since 1970).
 #[must_use]
-pub fn plan(schedule: &Schedule, snapshots: &[Snapshot], now: u64) -> Plan {
+pub fn due(schedule: &Schedule, snapshots: &[Snapshot], now: u64, planted: Planted) -> Due {
     let is_ours = |snapshot: &&Snapshot| snapshot.scheduled && snapshot.state == SnapshotState::Ready;
     let mut ours: Vec<&Snapshot> = snapshots.iter().filter(is_ours).collect();
     ours.sort_unstable_by_key(|snapshot| snapshot.id);
@@ -36,12 +37,16 @@ pub fn plan(schedule: &Schedule, snapshots: &[Snapshot], now: u64) -> Plan {
     let wait = newest.map_or(0, |newest| wait_seconds(newest.created_unix_seconds, schedule.every_seconds, now));
     let mut kept: BTreeSet<u32> = newest.iter().map(|newest| newest.id).collect();
     for rule in &schedule.keep {
-        keep(*rule, &ours, now, &mut kept);
+        let within_seconds = if planted.has(Bug::SchedulePilesUp) { u64::MAX } else { rule.within_seconds };
+        keep(KeepRule { within_seconds, ..*rule }, &ours, now, &mut kept);
+    }
+    if planted.has(Bug::SchedulePrunesOneMore) && kept.len() > 1 {
+        kept.pop_first();
     }
     let is_lost = |snapshot: &&&Snapshot| !kept.contains(&snapshot.id) && is_named_by_schedule(&snapshot.name);
     // Without a rule nothing is known of what may go.
     let lost = ours.iter().filter(is_lost).filter(|_| !schedule.keep.is_empty());
-    Plan {
+    Due {
         take: wait == 0,
         delete: lost.map(|snapshot| snapshot.name.clone()).collect(),
         look_again_seconds: wait.clamp(1, LOOK_SECONDS_MAX),
@@ -68,9 +73,5 @@ fn keep(rule: KeepRule, ours: &[&Snapshot], now: u64, kept: &mut BTreeSet<u32>) 
 }
 
 fn is_named_by_schedule(full: &str) -> bool {
-    split_snapshot_name(full).is_ok_and(|(_, name)| name.starts_with(PREFIX))
+    split_snapshot_name(full).is_ok_and(|(_, name)| name.starts_with(SCHEDULED_PREFIX))
 }
-
-#[cfg(test)]
-#[path = "plan_tests.rs"]
-mod tests;
