@@ -125,6 +125,11 @@ fn clones_are_made_and_flattened_whatever_they_are_called() {
     let flattened: Value = serde_json::from_str(&place.run("clone --output json flatten flatten")).expect("JSON");
     assert_eq!(flattened["flattening_percent"], 0);
     assert!(place.run("volume show flatten").contains("web@mon, being cut loose: 0%"));
+    let cancelled: Value =
+        serde_json::from_str(&place.run("clone --output json flatten --cancel flatten")).expect("JSON");
+    assert!(cancelled["flattening_percent"].is_null());
+    assert!(place.refused("clone flatten --cancel flatten").1.contains("not being flattened"));
+    assert!(place.refused("clone web@mon test2 --cancel").1.contains("acre clone flatten --cancel"));
     place.run("snapshot create flatten@mon");
     assert_eq!(place.json("clone flatten@mon again")["origin"], "flatten@mon");
     assert_eq!(place.refused("clone flatten web").0, 2);
@@ -215,6 +220,8 @@ fn over_http_a_snapshot_is_named_with_a_plain_or_an_encoded_at() {
         ("PUT", "/v1/volumes/web/schedule", r#"{"every_seconds":60,"keep":[]}"#, "400"),
         ("POST", "/v1/clones", r#"{"snapshot":"web@mon","name":"new"}"#, "201"),
         ("POST", "/v1/volumes/new/flatten", "", "200"),
+        ("DELETE", "/v1/volumes/new/flatten", "", "200"),
+        ("DELETE", "/v1/volumes/new/flatten", "", "400"),
         ("POST", "/v1/volumes/web/rollback", r#"{"snapshot":"mon"}"#, "200"),
         ("POST", "/v1/snapshots/web@mon/rename", r#"{"new_name":"tue"}"#, "200"),
         ("DELETE", "/v1/snapshots/web%40tue?force=true", "", "204"),

@@ -192,6 +192,30 @@ fn a_clone_is_flattened_and_stands_alone() -> Result<()> {
     server.stop()
 }
 
+/// What lies beyond its new end is its origin's, which keeps it.
+#[test]
+fn a_clone_that_nobody_has_attached_is_shrunk_and_flattening_it_is_cancelled() -> Result<()> {
+    if standin() {
+        return Ok(());
+    }
+    let mut server = serve("1G", "base", "64M")?;
+    let bytes = noise(1, 4 * MIB as usize);
+    let mut session = server.session("base")?;
+    session.write(0, &bytes, 0)?;
+    session.leave()?;
+    server.acre(&["snapshot", "create", "base@s"])?;
+    server.acre(&["clone", "base@s", "own"])?;
+    server.acre(&["volume", "resize", "own", "1M", "--shrink"])?;
+    server.acre(&["volume", "resize", "own", "4M"])?;
+    let held = server.session("own")?.read(0, 4 * MIB)?;
+    let (kept, gone) = held.split_at(MIB as usize);
+    ensure!(kept == &bytes[..MIB as usize] && gone.iter().all(|byte| *byte == 0), "what was beyond its end is zeroes");
+    ensure!(server.session("base@s")?.read(0, 4 * MIB)? == bytes, "its origin holds what it held");
+    ensure!(server.acre_refused(&["clone", "flatten", "--cancel", "own"])?.contains("not being flattened"));
+    server.audit()?;
+    server.stop()
+}
+
 /// A rollback is refused while hosts are there, and then makes the volume what it was; later snapshots stay.
 #[test]
 fn a_rollback_brings_back_what_was_and_keeps_later_snapshots() -> Result<()> {
