@@ -147,8 +147,10 @@ const GOALS: &[Goal] = &[
     goal("P10", "page faults a cold page", Part("/span/faults_per_page"), AtMost(1.01)),
     goal("P11", "snapshot of a fully mapped volume, ms", Part("/table/full_create_millis"), AtMost(5.0)),
     goal("P11", "the same over that of an empty volume", Part("/table/full_over_empty"), AtMost(1.25)),
+    goal("P11", "writes held for a cut, worst, ms", Part("/pause/held_millis_max"), AtMost(5.0)),
     goal("P11", "longest write over a cut, median, ms", Part("/pause/longest_write_millis"), AtMost(5.0)),
     goal("P11", "longest write over a cut, worst, ms", Part("/pause/longest_write_millis_max"), AtMost(5.0)),
+    goal("P11", "the same over a flush of a plain file, median, ms", Part("/pause/flush/longest_write_millis"), Told),
     goal("P11", "page fetch, end of a chain over its start", Part("/table/chain_fetch_growth"), AtMost(1.25)),
     goal("P11", "commit, end of a chain over its start", Part("/table/chain_commit_growth"), AtMost(1.25)),
     goal(

@@ -1,13 +1,17 @@
 //! How long writes stand still while a snapshot is taken: 64 random writes in flight, the latency of every one of them
 //! in fio's log, and snapshots by HTTP in between.
+//!
+//! A snapshot is durable once the disks were flushed, and many devices stop writes while they flush, whoever asked. So
+//! the same is done to a plain file, with a flush of it in place of each snapshot; and the server tells for how long it held
+//! writes itself.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::fio::{self, Amount, Job};
+use crate::fio::{self, Amount, Destination, Job};
 use crate::plan::Plan;
 use crate::snapshots::rounds::middle;
 use crate::snapshots::subject::Ours;
@@ -43,15 +47,36 @@ struct Cut {
 pub(crate) fn run(plan: &Plan, rounds: u32, folder: &Path) -> Result<Value> {
     let bytes = plan.span_bytes / 2;
     let ours = Ours::start(&Plan { span_bytes: bytes, ..plan.clone() }, folder, 2 * CUTS * bytes)?;
-    let mut seen = Seen::default();
+    let plain = folder.join("plain.raw");
+    let file = std::fs::File::create(&plain).with_context(|| format!("cannot make {}", plain.display()))?;
+    let to_plain = Destination::File(plain.clone());
+    fio::fill(&Plan { span_bytes: bytes, ..plan.clone() }, &to_plain)?;
+    let (mut seen, mut flushed) = (Seen::default(), Seen::default());
     for round in 0..rounds {
+        flushed.round(plan, folder, &to_plain, bytes, |_| {
+            let begun = Instant::now();
+            file.sync_data()?;
+            Ok(begun.elapsed())
+        })?;
         if round > 0 {
             ours.empty(&["bench"])?;
             ours.fill(plan, "bench", bytes)?;
         }
-        seen.round(plan, folder, &ours, bytes)?;
+        let to = ours.destination("bench");
+        seen.round(plan, folder, &to, bytes, |number| ours.snapshot(&format!("bench@{number}")))?;
     }
-    seen.told()
+    let metrics = ours.metrics()?;
+    let held =
+        metrics.labelled("acre_snapshot_pause_seconds_sum") / metrics.labelled("acre_snapshot_pause_seconds_count");
+    let held_max = metrics.labelled("acre_snapshot_pause_seconds_max");
+    drop(file);
+    std::fs::remove_file(&plain)?;
+    let mut figures = seen.told("snapshots")?;
+    figures["held_millis"] = json!(held * 1e3);
+    figures["held_millis_max"] = json!(held_max * 1e3);
+    println!("  writes held by us     {:.2} ms (mean; worst {:.2} ms)", held * 1e3, held_max * 1e3);
+    figures["flush"] = flushed.told("flushes of a plain file")?;
+    Ok(figures)
 }
 
 #[derive(Default)]
@@ -64,7 +89,15 @@ struct Seen {
 }
 
 impl Seen {
-    fn round(&mut self, plan: &Plan, folder: &Path, ours: &Ours, bytes: u64) -> Result<()> {
+    /// One run of writes, cut several times by `cut`, which tells how long it took.
+    fn round(
+        &mut self,
+        plan: &Plan,
+        folder: &Path,
+        to: &Destination,
+        bytes: u64,
+        mut cut: impl FnMut(u64) -> Result<Duration>,
+    ) -> Result<()> {
         let seconds = (CUTS + 1) as u32 * BETWEEN.as_secs() as u32 + 1;
         let job = Job {
             pattern: "randwrite",
@@ -75,13 +108,12 @@ impl Seen {
         };
         let prefix = folder.join("log");
         let further = [format!("--write_lat_log={}", prefix.display()), "--log_unix_epoch=1".to_owned()];
-        let to = ours.destination("bench");
         let cuts = std::thread::scope(|scope| {
-            let writing = scope.spawn(|| fio::job(plan, &job, &to, &further));
+            let writing = scope.spawn(|| fio::job(plan, &job, to, &further));
             let cuts = (1..=CUTS).map(|number| {
                 std::thread::sleep(BETWEEN);
                 let begun = millis_now()?;
-                let took = ours.snapshot(&format!("bench@{number}"))?;
+                let took = cut(number)?;
                 Ok((begun, millis_now()?, took.as_secs_f64() * 1e3))
             });
             let cuts: Result<Vec<(u64, u64, f64)>> = cuts.collect();
@@ -114,7 +146,7 @@ impl Seen {
         Ok(())
     }
 
-    fn told(mut self) -> Result<Value> {
+    fn told(mut self, what: &str) -> Result<Value> {
         ensure!(!self.quiet.is_empty(), "no write is far from a cut");
         self.quiet.sort_by(f64::total_cmp);
         let quiet = |share: f64| self.quiet[((self.quiet.len() - 1) as f64 * share) as usize];
@@ -125,7 +157,7 @@ impl Seen {
         let worst = longest.last().copied().context("there were cuts")?;
         let stretch = middle(&mut self.quiet_longest);
         let stretch_worst = self.quiet_longest.last().copied().context("there were quiet stretches")?;
-        println!("\nsnapshots under {DEEP} random 4 KiB writes in flight: {} of them", self.cuts.len());
+        println!("\n{what} under {DEEP} random 4 KiB writes in flight: {} of them", self.cuts.len());
         println!("  answered after        {answer:.2} ms (median; worst {:.2} ms)", answers[answers.len() - 1]);
         println!("  longest write in one  {median:.2} ms (median; worst {worst:.2} ms)");
         println!("  without: longest in a stretch as long {stretch:.2} ms (median; worst {stretch_worst:.2} ms)");

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::fio::{self, Destination, Figures, Job};
 use crate::http;
+use crate::metrics::Metrics;
 use crate::plan::Plan;
 use crate::program::{Server, find, run};
 use crate::target::{Kind, Target, create_qcow2, lengthen, qemu_nbd};
@@ -59,6 +60,11 @@ impl Ours {
     /// Makes a clone of `VOL@NAME`.
     pub(crate) fn clone(&self, snapshot: &str, name: &str) -> Result<Duration> {
         http::post(&self.api(), "/v1/clones", &json!({"snapshot": snapshot, "name": name}))
+    }
+
+    /// What the server counts.
+    pub(crate) fn metrics(&self) -> Result<Metrics> {
+        self.target.metrics()
     }
 
     /// Where the API listens.

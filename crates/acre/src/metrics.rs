@@ -24,6 +24,12 @@ pub struct MetricsSnapshot {
     pub map_commits: u64,
     /// Rounds of device flush that served hosts' flushes.
     pub flush_rounds: u64,
+    /// Times a volume's writes were held for a snapshot.
+    pub pauses: u64,
+    /// How long, all told, in seconds.
+    pub pause_seconds: f64,
+    /// The longest of them, in seconds.
+    pub pause_seconds_max: f64,
     /// The volumes' tables in memory.
     pub tables: TableUsage,
     /// Hosts connected now.
@@ -106,6 +112,15 @@ impl Page {
         self.family(name, "counter", help, [(Vec::new(), value as f64)]);
     }
 
+    /// A summary without quantiles: how many there were, and their sum.
+    fn summary(&mut self, name: &str, help: &str, samples: [(&str, f64); 2]) {
+        self.family(name, "summary", help, []);
+        for (suffix, value) in samples {
+            // Writing to a string cannot fail.
+            let _ = writeln!(self.0, "{name}{suffix} {value}");
+        }
+    }
+
     fn gauge(&mut self, name: &str, help: &str, value: f64) {
         self.family(name, "gauge", help, [(Vec::new(), value)]);
     }
@@ -141,6 +156,11 @@ pub fn render(snapshot: &MetricsSnapshot) -> String {
     page.counter("acre_map_commits_total", "Commits of map changes.", snapshot.map_commits);
     let rounds = "Rounds of device flush that served hosts' flushes.";
     page.counter("acre_flush_rounds_total", rounds, snapshot.flush_rounds);
+    let paused = "Times a volume's writes were held for a snapshot, and for how long.";
+    let samples = [("_count", snapshot.pauses as f64), ("_sum", snapshot.pause_seconds)];
+    page.summary("acre_snapshot_pause_seconds", paused, samples);
+    let longest = "The longest of them, of the sessions there are and were.";
+    page.gauge("acre_snapshot_pause_seconds_max", longest, snapshot.pause_seconds_max);
     let behind = "Times a snapshot schedule could not be kept to, and was to be tried again.";
     page.counter("acre_snapshot_schedule_failures_total", behind, snapshot.schedule_failures);
     tables(&mut page, &snapshot.tables);
@@ -255,6 +275,8 @@ mod tests {
             faults: vec![("page", 3)],
             tables: TableUsage { used_bytes: 7, limit_bytes: 9, misses: 3, ..TableUsage::default() },
             connections: 2,
+            pauses: 4,
+            pause_seconds: 0.5,
             ..MetricsSnapshot::default()
         };
         let page = render(&snapshot);
@@ -265,6 +287,8 @@ mod tests {
         assert!(page.contains("acre_faults_total{kind=\"page\"} 3\n"));
         assert!(page.contains("\nacre_table_bytes 7\n") && page.contains("\nacre_table_limit_bytes 9\n"));
         assert!(page.contains("# TYPE acre_table_misses_total counter\nacre_table_misses_total 3\n"));
+        let pauses = "# TYPE acre_snapshot_pause_seconds summary\nacre_snapshot_pause_seconds_count 4\nacre_snapshot_pause_seconds_sum 0.5\n";
+        assert!(page.contains(pauses), "{page}");
         assert!(page.contains("\nacre_connections 2\n"));
         assert!(page.ends_with('\n'));
     }

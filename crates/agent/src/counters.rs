@@ -45,10 +45,16 @@ pub struct Counters {
     pub evictions: u64,
     /// Rounds begun because changed pages stood in the way of that.
     pub early_commits: u64,
+    /// Times writes were held for a snapshot.
+    pub pauses: u64,
+    /// How long, all told, in nanoseconds.
+    pub pause_nanos: u64,
+    /// The longest of them, in nanoseconds.
+    pub pause_nanos_max: u64,
 }
 
 impl Counters {
-    /// Adds `other` to these.
+    /// Adds `other` to these; of what is a maximum, the larger stays.
     pub fn add(&mut self, other: &Self) {
         let Self {
             reads,
@@ -72,6 +78,9 @@ impl Counters {
             regions_merged,
             evictions,
             early_commits,
+            pauses,
+            pause_nanos,
+            pause_nanos_max,
         } = other;
         self.reads += reads;
         self.read_bytes += read_bytes;
@@ -94,5 +103,8 @@ impl Counters {
         self.regions_merged += regions_merged;
         self.evictions += evictions;
         self.early_commits += early_commits;
+        self.pauses += pauses;
+        self.pause_nanos += pause_nanos;
+        self.pause_nanos_max = self.pause_nanos_max.max(*pause_nanos_max);
     }
 }

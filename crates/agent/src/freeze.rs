@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::flush::Waiter;
 use crate::planted::Bug;
 use crate::volume::{Leaving, Volume};
-use model::{Generation, IoError};
+use model::{Generation, IoError, Time};
 use wire::{CommandId, OrderOutcome};
 
 /// How far a freeze has come.
@@ -36,6 +36,8 @@ pub(crate) struct Freeze {
     command: Option<CommandId>,
     /// The generation to begin as soon as nothing is under way.
     begin: Option<Generation>,
+    /// Since when writes are held, if they are.
+    since: Option<Time>,
     /// The number of the last noting: a thaw may overtake earlier ones.
     noted: u64,
 }
@@ -85,6 +87,7 @@ impl Volume {
             return self.order_done(context, command, OrderOutcome::Failed);
         }
         (self.freeze.stage, self.freeze.command, self.freeze.begin) = (Stage::Draining, Some(command), begin);
+        self.freeze.since = Some(context.now);
         self.freeze_when_drained(context);
     }
 
@@ -119,6 +122,7 @@ impl Volume {
         let planted = context.shared.config.planted;
         self.freeze.stage = Stage::Committing;
         self.freeze.noted += 1;
+        self.pause_ends(context);
         self.flush.hold(true);
         if planted.has(Bug::FreezeWithoutCommit) {
             self.freeze_committed(context, self.freeze.noted, Ok(()));
@@ -132,6 +136,16 @@ impl Volume {
         }
         self.grants.generation_begins();
         self.io_ended(context);
+    }
+
+    /// Writes are not held any more.
+    fn pause_ends(&mut self, context: &Context<'_>) {
+        if let Some(since) = self.freeze.since.take() {
+            let nanos = u64::try_from(context.now.since(since).as_nanos()).unwrap_or(u64::MAX);
+            self.counters.pauses += 1;
+            self.counters.pause_nanos += nanos;
+            self.counters.pause_nanos_max = self.counters.pause_nanos_max.max(nanos);
+        }
     }
 
     /// Once the last commit of what was noted is sent, the snapshot may become durable together with it.
@@ -190,6 +204,7 @@ impl Volume {
         }
         self.freeze.stage = Stage::Open;
         self.freeze.begin = None;
+        self.pause_ends(context);
         self.end_freeze_order(context, OrderOutcome::Failed);
         self.order_done(context, command, OrderOutcome::Done);
         self.flush.hold(false);

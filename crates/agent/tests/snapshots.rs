@@ -167,6 +167,30 @@ fn writes_go_on_before_any_disk_is_flushed_for_the_snapshot() {
 }
 
 #[test]
+fn the_pause_is_counted_from_the_hold_to_the_next_generation_whatever_comes_behind_it() {
+    let mut cluster = small();
+    cluster.write(0, &[1; 4096]);
+    cluster.order(1, Order::Freeze { begin: None });
+    cluster.pass(3_000_000);
+    cluster.slow_flushes = true;
+    cluster.order(2, Order::Begin { generation: Generation(2) });
+    cluster.pass(50_000_000);
+    cluster.slow_flushes = false;
+    cluster.settle();
+    cluster.record_snapshot();
+    assert_eq!(cluster.thaw(), OrderOutcome::Done);
+    let counters = cluster.agent.reports()[0].counters;
+    assert_eq!((counters.pauses, counters.pause_nanos, counters.pause_nanos_max), (1, 3_000_000, 3_000_000));
+    // One that is given up counts up to there.
+    cluster.order(3, Order::Freeze { begin: None });
+    cluster.pass(5_000_000);
+    cluster.give_snapshot_up();
+    assert_eq!(cluster.thaw(), OrderOutcome::Done);
+    let counters = cluster.agent.reports()[0].counters;
+    assert_eq!((counters.pauses, counters.pause_nanos, counters.pause_nanos_max), (2, 8_000_000, 5_000_000));
+}
+
+#[test]
 fn a_round_under_way_when_the_next_generation_begins_goes_first_and_takes_the_snapshot_with_it_when_it_fails() {
     for fails in [false, true] {
         let mut cluster = small();

@@ -4,7 +4,7 @@
 //! differ, the floors ([`floors`]) are measured in the same run, and the figure is also told as a multiple of one of them:
 //! a step that leaves its multiple has become slower, whatever the machine.
 //!
-//! `cargo bench -p bench --bench micro [-- NAME]`
+//! `cargo bench -p micro [-- NAME]`
 
 use std::hint::black_box;
 use std::sync::Arc;
