@@ -201,6 +201,7 @@ impl World {
                 Request::SnapshotDelete { name: self.volumes[snapshot].name.clone(), force: true }
             }
             ViewTask::Rename(snapshot, number) => {
+                self.volumes[snapshot].unsettled = true;
                 let rename = SnapshotRename { new_name: format!("r{number}") };
                 Request::SnapshotRename { name: self.volumes[snapshot].name.clone(), rename }
             }
@@ -478,8 +479,9 @@ impl World {
 
     fn renamed(&mut self, snapshot: usize, number: u32) {
         self.counts.views.renames += 1;
-        let (volume, _) = self.volumes[snapshot].name.split_once('@').expect("a snapshot's name");
-        self.volumes[snapshot].name = format!("{volume}@r{number}");
+        let state = &mut self.volumes[snapshot];
+        let (volume, _) = state.name.split_once('@').expect("a snapshot's name");
+        (state.name, state.unsettled) = (format!("{volume}@r{number}"), false);
     }
 
     fn volume_renamed(&mut self, volume: usize, number: u32) {

@@ -1,6 +1,8 @@
 //! Whole runs: every scenario, every planted bug, every effect, and the same seed twice.
 #![allow(clippy::print_stdout, reason = "what was found where is worth reading")]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use sim::{Invariant, Outcome, PlantedBug, Scenario, Settings, run_seed};
 
 /// Planted bugs must be found within so many seeds. (All but one are within 1,000; `agent-read-before-settled` takes a crash
@@ -40,14 +42,27 @@ fn the_same_seed_is_the_same_run() {
 
 #[test]
 fn every_planted_bug_is_found() {
-    for bug in PlantedBug::all() {
-        let found = (0..SEEDS_TO_FIND).find_map(|seed| {
-            let settings = Settings { scenario: Scenario::of_seed(seed), planted: Some(bug), ..Settings::default() };
-            run_seed(seed, settings).violation.map(|violation| (seed, violation))
-        });
-        let (seed, violation) = found.unwrap_or_else(|| panic!("{} is not found in {SEEDS_TO_FIND} seeds", bug.name()));
-        println!("{} is found at seed {seed}: {}", bug.name(), violation.invariant.name());
-    }
+    let bugs = PlantedBug::all();
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    find(*bug);
+                }
+            });
+        }
+    });
+}
+
+fn find(bug: PlantedBug) {
+    let found = (0..SEEDS_TO_FIND).find_map(|seed| {
+        let settings = Settings { scenario: Scenario::of_seed(seed), planted: Some(bug), ..Settings::default() };
+        run_seed(seed, settings).violation.map(|violation| (seed, violation))
+    });
+    let (seed, violation) = found.unwrap_or_else(|| panic!("{} is not found in {SEEDS_TO_FIND} seeds", bug.name()));
+    println!("{} is found at seed {seed}: {}", bug.name(), violation.invariant.name());
 }
 
 #[test]

@@ -343,7 +343,10 @@ impl DataThread {
             }
         }
         let moving = matches!(host.export, Export::Moving { .. });
-        if matches!(host.receiving, Receiving::No) && !host.closing && !moving {
+        // While its input is lent to a receive, a connection tells of nothing that it has heard already.
+        let is_behind = self.hosts.turns.is_waiting(index);
+        let Some(host) = self.hosts.get_mut(index) else { return };
+        if matches!(host.receiving, Receiving::No) && !host.closing && !moving && !is_behind {
             let target = match &host.tls {
                 Some(tls) if tls.plaintext().is_empty() => {
                     let buffer = self.buffers.take(TLS_RECEIVE_BYTES);

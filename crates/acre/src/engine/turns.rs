@@ -67,6 +67,11 @@ impl Turns {
         }
     }
 
+    /// Whether the connection has more to do already.
+    pub(crate) fn is_waiting(&self, index: u32) -> bool {
+        self.marks.get(index as usize).is_some_and(|marks| marks.touched)
+    }
+
     /// The connection has had its turn and may have something to send.
     pub(crate) fn ready(&mut self, index: u32) {
         if !std::mem::replace(&mut self.marks(index).ready, true) {
@@ -170,6 +175,7 @@ mod tests {
         turns.postpone(5);
         turns.touch(5);
         assert_eq!(turns.next_touched(), None, "not in this round");
+        assert!(turns.is_waiting(5) && !turns.is_waiting(6));
         turns.end_round();
         assert_eq!(turns.next_touched().map(|(index, _)| index), Some(5));
         assert_eq!(turns.next_touched(), None);
