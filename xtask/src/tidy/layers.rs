@@ -19,7 +19,6 @@ const LAYERS: &[(&str, u8)] = &[
     ("api", 1),
     ("stream", 1),
     ("qcow2", 1),
-    ("qcow2", 1),
     ("agent", 2),
     ("controller", 2),
     ("node", 2),
