@@ -80,7 +80,7 @@ fn floors(criterion: &mut Criterion) {
 /// A look-up finds a region's place in a table of a TiB.
 ///
 /// - `lookup/contiguous`, written from end to end: at most 25 ns.
-/// - `lookup/scattered`, 4 GiB of regions with one block each, 1,024 runs a page: at most 60 ns, of which the search in a page
+/// - `lookup/scattered`, 4 GiB of regions with one block each, 1,024 runs a page: at most 150 ns, of which the search in a page
 ///   takes most.
 /// - `lookup/resolve-4k`, a request's range to the place on a disk: at most 90 ns over `contiguous`.
 fn lookup(criterion: &mut Criterion) {
