@@ -92,6 +92,8 @@ pub(crate) struct Grants {
     /// What was softly reserved in generations that are over: free like any other, and taken before more is asked for.
     /// (Apart, because there may be many runs, and a snapshot must not wait until they are brought together.)
     over: VecDeque<FreeRuns>,
+    /// How many units those are: asked at every write, while there may be as many generations as snapshots.
+    over_units: u64,
     /// Space is short: no new soft reservations.
     pub(crate) scarce: bool,
 }
@@ -101,7 +103,14 @@ pub(crate) type Neighbour = (i64, DiskRegion);
 
 impl Grants {
     pub(crate) fn new(size: RegionSize) -> Self {
-        Self { size, fresh: FreeRuns::default(), soft: FreeRuns::default(), over: VecDeque::new(), scarce: false }
+        Self {
+            size,
+            fresh: FreeRuns::default(),
+            soft: FreeRuns::default(),
+            over: VecDeque::new(),
+            over_units: 0,
+            scarce: false,
+        }
     }
 
     /// How many regions share a window.
@@ -120,13 +129,13 @@ impl Grants {
 
     /// How many of them are not softly reserved.
     pub(crate) fn fresh_regions(&self) -> u64 {
-        let over: u64 = self.over.iter().map(|runs| runs.units).sum();
-        (self.fresh.units + over) / u64::from(self.size.units())
+        (self.fresh.units + self.over_units) / u64::from(self.size.units())
     }
 
     /// Another generation begins: nobody's neighbours come any more.
     pub(crate) fn generation_begins(&mut self) {
         if self.soft.units > 0 {
+            self.over_units += self.soft.units;
             self.over.push_back(std::mem::take(&mut self.soft));
         }
     }
@@ -140,6 +149,7 @@ impl Grants {
             match runs.first() {
                 Some(run) => {
                     assert!(runs.take(run));
+                    self.over_units -= u64::from(run.count);
                     self.fresh.insert(run);
                 }
                 None => drop(self.over.pop_front()),
@@ -151,6 +161,7 @@ impl Grants {
     pub(crate) fn drain(&mut self) -> Vec<UnitRun> {
         let mut all = FreeRuns::default();
         self.fresh.drain().chain(self.soft.drain()).for_each(|run| all.insert(run));
+        self.over_units = 0;
         self.over.drain(..).for_each(|mut runs| runs.drain().for_each(|run| all.insert(run)));
         all.drain().collect()
     }
