@@ -551,6 +551,25 @@ fn a_flattening_pauses_while_the_volume_is_frozen_and_goes_on_among_writes() {
 }
 
 #[test]
+fn a_flattening_that_is_stopped_copies_no_more_and_keeps_what_it_copied() {
+    let mut cluster = small();
+    cluster.write(0, &vec![1; 4 << 20]);
+    cluster.snapshot();
+    let before = cluster.mapped_units();
+    cluster.order(1, Order::Flatten { through: Generation(1) });
+    for _ in 0..40 {
+        cluster.advance();
+    }
+    assert_eq!(cluster.obeyed(Order::StopFlattening), OrderOutcome::Done);
+    assert!(cluster.orders_done.contains(&(CommandId(1), OrderOutcome::Failed)));
+    cluster.run(IoKind::Flush);
+    let copied = cluster.mapped_units() - before;
+    assert!((4..64 * 4).contains(&copied), "some of 64 regions, not {copied} units");
+    assert!(cluster.read(0, 4 << 20) == vec![1; 4 << 20]);
+    assert_eq!(cluster.obeyed(Order::Flatten { through: Generation(1) }), OrderOutcome::Done);
+}
+
+#[test]
 fn a_flattening_without_space_fails_and_the_volume_stays_whole() {
     let mut cluster = Cluster::new(64 << 20, RegionSize::DEFAULT, 96, 3);
     cluster.write(0, &vec![1; 1 << 20]);
