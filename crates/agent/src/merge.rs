@@ -2,14 +2,20 @@
 //!
 //! A merge holds its region like a write, so that nothing changes there meanwhile; reads go on. What waits for one has not
 //! begun: a write or trim looks before it holds its range, so that neither waits for the other in a circle.
+//!
+//! Deep stacks are merged in the background, before a write would have to wait for that: all of them while hosts ask
+//! nothing; and while they do, those that have no room for another layer, one for so many requests ([`REQUESTS_A_MERGE`]),
+//! because a merge reads and writes a whole region and would otherwise take a multiple of what the requests themselves do.
 
 use crate::context::Context;
 use crate::planted::Bug;
 use crate::volume::Volume;
 use crate::write::{Unplaced, io_error};
+use mapping::stack::REGION_LAYERS_MAX;
 use mapping::{EntryView, WriteTarget};
-use model::{BLOCK_BYTES, ByteRange, IoBuffer, IoError, RegionIndex, zero_scan};
+use model::{BLOCK_BYTES, ByteRange, IoBuffer, IoError, RegionIndex, Time, zero_scan};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use wire::CommandId;
 
 /// Merges of one volume under way at once.
@@ -18,10 +24,15 @@ const MERGES_AT_ONCE: usize = 8;
 const BACKGROUND_AT_ONCE: usize = 2;
 /// Regions with so many layers with storage are merged when nobody writes there.
 const LAYERS_NOTED: usize = 5;
-/// Regions noted to be merged in the background, for each volume.
-const NOTED_MAX: usize = 1024;
+/// Regions noted to be merged in the background, for each volume: deep ones, and as many full ones.
+const NOTED_MAX: usize = 4096;
 /// Noted regions looked at before other things have their turn.
 const NOTED_AT_ONCE: usize = 64;
+/// Hosts that asked nothing for so long leave the disks to merges.
+const QUIET: Duration = Duration::from_millis(20);
+/// While hosts ask, one full region is merged for so many of their requests. With a snapshot every hour, a region fills
+/// in six hours: the hosts have to write less than this many times each region in that time for merges to fall behind.
+const REQUESTS_A_MERGE: u32 = 16;
 
 /// For whom a region is merged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,26 +51,73 @@ pub(crate) struct Merges {
     /// Regions to be merged before any other write or trim begins there.
     pub(crate) wanted: BTreeMap<RegionIndex, Purpose>,
     pub(crate) running: BTreeMap<RegionIndex, Purpose>,
-    /// Regions with deep stacks.
-    noted: BTreeSet<RegionIndex>,
-    /// Where to look on among them, so that none is passed over for ever.
-    next_noted: RegionIndex,
+    /// Regions with deep stacks that have room for another layer, and those that have none.
+    deep: Noted,
+    full: Noted,
+    /// When a host last asked for something.
+    asked_at: Time,
+    /// Requests of hosts since the last merge for which nobody waits.
+    requests: u32,
+    /// When to look whether hosts are quiet, if they ask nothing until then.
+    pub(crate) look_at: Option<Time>,
     /// Set while held writes are tried again after a merge failed: the one that waited for it fails too.
     pub(crate) failed: Option<(RegionIndex, IoError)>,
 }
 
-impl Merges {
-    /// A region has got one more layer and now has `layers` with storage.
-    pub(crate) fn note(&mut self, region: RegionIndex, layers: usize) {
-        if layers >= LAYERS_NOTED && self.noted.len() < NOTED_MAX {
-            self.noted.insert(region);
+/// Regions to be merged in the background.
+#[derive(Debug, Default)]
+struct Noted {
+    regions: BTreeSet<RegionIndex>,
+    /// Where to look on among them, so that none is passed over for ever.
+    next: RegionIndex,
+}
+
+impl Noted {
+    fn note(&mut self, region: RegionIndex) {
+        if self.regions.len() < NOTED_MAX {
+            self.regions.insert(region);
         }
     }
 
-    /// Some of the noted regions, from where the last look ended.
+    /// Some of them, from where the last look ended.
     fn candidates(&self) -> Vec<RegionIndex> {
-        let (before, after) = (self.noted.range(..self.next_noted), self.noted.range(self.next_noted..));
+        let (before, after) = (self.regions.range(..self.next), self.regions.range(self.next..));
         after.chain(before).copied().take(NOTED_AT_ONCE).collect()
+    }
+}
+
+impl Merges {
+    pub(crate) fn new(now: Time) -> Self {
+        Self { asked_at: now, ..Self::default() }
+    }
+
+    /// A host asks for something.
+    pub(crate) fn asked(&mut self, now: Time) {
+        self.asked_at = now;
+        self.requests = self.requests.saturating_add(1);
+    }
+
+    /// A region has got one more layer and now has `layers` with storage.
+    pub(crate) fn note(&mut self, region: RegionIndex, layers: usize) {
+        if layers >= REGION_LAYERS_MAX {
+            self.deep.regions.remove(&region);
+            self.full.note(region);
+        } else if layers >= LAYERS_NOTED {
+            self.deep.note(region);
+        }
+    }
+
+    /// Whether deep stacks are to be merged now, or only full ones, or (`None`) none.
+    fn merges_deep(&mut self, now: Time) -> Option<bool> {
+        if self.deep.regions.is_empty() && self.full.regions.is_empty() {
+            return None;
+        }
+        let quiet_at = self.asked_at + QUIET;
+        if now >= quiet_at {
+            return Some(true);
+        }
+        self.look_at = Some(quiet_at);
+        (!self.full.regions.is_empty() && self.requests >= REQUESTS_A_MERGE).then_some(false)
     }
 
     fn background_running(&self) -> usize {
@@ -217,25 +275,29 @@ impl Volume {
         ByteRange::new(region.0 << size.log2(), if ignores { 0 } else { size.bytes() })
     }
 
-    /// Merges deep stacks while there is nothing better to do.
+    /// Merges deep stacks, as far as that hinders nobody.
     pub(crate) fn merge_in_background(&mut self, context: &mut Context<'_>) {
-        if self.merges.noted.is_empty() || self.grants.scarce {
+        let Some(with_deep) = self.merges.merges_deep(context.now) else { return };
+        if self.grants.scarce || !self.freeze.is_open() || self.leaving.is_some() || !self.is_unhindered() {
             return;
         }
-        if !self.freeze.is_open() || self.leaving.is_some() || !self.is_unhindered() {
-            return;
+        let candidates = |noted: &Noted, is_full| noted.candidates().into_iter().map(move |region| (region, is_full));
+        let mut regions: Vec<_> = candidates(&self.merges.full, true).collect();
+        if with_deep {
+            regions.extend(candidates(&self.merges.deep, false));
         }
-        for region in self.merges.candidates() {
+        for (region, is_full) in regions {
             if self.merges.background_running() >= BACKGROUND_AT_ONCE {
                 return;
             }
-            self.merges.next_noted = RegionIndex(region.0 + 1);
+            let noted = if is_full { &mut self.merges.full } else { &mut self.merges.deep };
+            noted.next = RegionIndex(region.0 + 1);
             let layers = match self.table.entry(region) {
                 EntryView::Stack(layers) => mapping::stack::region_layers(layers),
                 _ => 0,
             };
             if layers < LAYERS_NOTED {
-                self.merges.noted.remove(&region);
+                noted.regions.remove(&region);
                 continue;
             }
             if self.writes.overlaps(self.merge_range(context, region)) {
@@ -244,9 +306,14 @@ impl Volume {
             if self.grants.fresh_regions() == 0 {
                 return self.request_grant(context, 0);
             }
-            self.merges.noted.remove(&region);
+            let noted = if is_full { &mut self.merges.full } else { &mut self.merges.deep };
+            noted.regions.remove(&region);
             // Should it fail, a write that needs it says so.
             let _ = self.try_merge(context, region, Purpose::Background);
+            if !with_deep {
+                self.merges.requests = 0;
+                return;
+            }
         }
     }
 }

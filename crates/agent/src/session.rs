@@ -156,7 +156,7 @@ impl Volume {
         // While a round is under way its end decides: a deadline that has passed would only spin.
         let commit = self.changed_at.filter(|_| self.flush.is_idle()).map(|at| at + commit_after);
         let leave = if self.may_idle_out() { self.idle_since.map(|at| at + linger) } else { None };
-        commit.into_iter().chain(leave).min()
+        commit.into_iter().chain(leave).chain(self.merges.look_at).min()
     }
 
     /// Whether a volume without hosts leaves after a while: not in the middle of something.
@@ -168,6 +168,10 @@ impl Volume {
         let config = context.shared.config;
         if std::mem::take(&mut self.resume) {
             self.retry_held(context);
+        }
+        if self.merges.look_at.is_some_and(|at| context.now >= at) {
+            self.merges.look_at = None;
+            self.go_on_in_background(context);
         }
         let old = self.changed_at.is_some_and(|at| context.now >= at + Duration::from_nanos(config.commit_after_nanos));
         if old && self.flush.is_idle() {

@@ -139,7 +139,7 @@ impl Volume {
             draining: Vec::new(),
             freeze: Freeze::default(),
             settling: false,
-            merges: Merges::default(),
+            merges: Merges::new(now),
             flattens: Flattens::default(),
             snapshot_pages: SnapshotPages::default(),
             leaving: None,
@@ -174,6 +174,7 @@ impl Volume {
     /// Starts an I/O, or holds it until it can.
     pub(crate) fn submit(&mut self, context: &mut Context<'_>, request: IoRequest) {
         self.count(&request.kind);
+        self.merges.asked(context.now);
         if let Err(error) = self.check(&request.kind) {
             return self.refuse(context, request, error);
         }

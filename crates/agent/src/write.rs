@@ -426,21 +426,28 @@ impl Volume {
     /// with them.
     pub(crate) fn neighbours(&self, region: RegionIndex) -> SmallVec<[Neighbour; 4]> {
         let window = Grants::window_regions(self.attachment.region_size);
-        let first = region.0 / window * window;
-        let left = (first.saturating_sub(1)..region.0).rev().map(|index| -((region.0 - index) as i64));
-        let right = (region.0 + 1..first + window + 1).map(|index| (index - region.0) as i64);
+        let (first, frozen_through) = (region.0 / window * window, self.attachment.frozen_through);
         let (mut found, mut frozen): (SmallVec<[Neighbour; 4]>, SmallVec<[Neighbour; 2]>) = Default::default();
-        for mut side in [Box::new(left) as Box<dyn Iterator<Item = i64>>, Box::new(right)] {
-            let mut nearest_frozen = None;
-            found.extend(side.find_map(|distance| {
-                let at = RegionIndex(region.0.checked_add_signed(distance)?);
-                let (place, takes_writes) = self.place_beside(at)?;
-                if !takes_writes {
-                    nearest_frozen.get_or_insert((distance, place));
-                }
-                takes_writes.then_some((distance, place))
-            }));
-            frozen.extend(nearest_frozen);
+        let Some(page) = self.table.page(region.page()) else { return found };
+        let slot = region.slot();
+        let first_slot = slot - (region.0 - first) as u16;
+        let sides = [
+            (page.nearest_left(slot, first_slot, frozen_through), first.checked_sub(1)),
+            (page.nearest_right(slot, first_slot + window as u16, frozen_through), Some(first + window)),
+        ];
+        let distance = |slot_found: u16| i64::from(slot_found) - i64::from(slot);
+        for (nearest, outside) in sides {
+            let within = |found: Option<(u16, DiskRegion)>| found.map(|(at, place)| (distance(at), place));
+            let (mut taking, mut seen) = (within(nearest.taking), within(nearest.frozen));
+            if taking.is_none()
+                && let Some(outside) = outside
+                && let Some((place, takes_writes)) = self.place_beside(RegionIndex(outside))
+            {
+                let neighbour = Some((outside.wrapping_sub(region.0) as i64, place));
+                if takes_writes { taking = neighbour } else { seen = seen.or(neighbour) }
+            }
+            found.extend(taking);
+            frozen.extend(seen);
         }
         found.extend(frozen);
         found

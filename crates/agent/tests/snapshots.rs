@@ -463,7 +463,7 @@ fn a_merge_that_cannot_read_fails_the_write_that_waited_and_loses_nothing() {
 }
 
 #[test]
-fn a_stack_of_five_layers_is_merged_when_nobody_writes_there() {
+fn a_stack_of_five_layers_is_merged_when_hosts_are_quiet() {
     let mut cluster = small();
     deep(&mut cluster, 4);
     cluster.run(IoKind::Flush);
@@ -471,6 +471,13 @@ fn a_stack_of_five_layers_is_merged_when_nobody_writes_there() {
     let before = cluster.read(0, 65536);
     cluster.snapshot();
     cluster.write(32768, &[5; 4096]);
+    for _ in 0..64 {
+        cluster.pass(10_000_000);
+        assert_eq!(cluster.read(0, 4096), before[..4096]);
+    }
+    cluster.run(IoKind::Flush);
+    assert_eq!(layers(&cluster), 5, "while a host asks for something every ten milliseconds, it has the disks");
+    cluster.pass(20_000_000);
     cluster.run(IoKind::Flush);
     assert_eq!(layers(&cluster), 1);
     let now = [before[..32768].to_vec(), vec![5; 4096], before[36864..].to_vec()].concat();
@@ -481,12 +488,38 @@ fn a_stack_of_five_layers_is_merged_when_nobody_writes_there() {
 }
 
 #[test]
+fn full_stacks_are_merged_while_hosts_ask_and_take_a_part_of_the_disks_only() {
+    let mut cluster = small();
+    let regions = 32_u64;
+    cluster.write(0, &vec![1; 65536 * regions as usize]);
+    for layer in 1..7_u8 {
+        cluster.snapshot();
+        for region in 0..regions {
+            assert_eq!(cluster.write(region * 65536 + u64::from(layer) * 4096, &[layer + 1; 4096]), Outcome::Done);
+        }
+    }
+    let merged = |cluster: &Cluster| cluster.agent.reports()[0].counters.regions_merged;
+    let before = merged(&cluster);
+    for _ in 0..320 {
+        assert_eq!(cluster.read(0, 4096), [1; 4096]);
+    }
+    assert_eq!(merged(&cluster) - before, 20, "one for sixteen requests");
+    // A snapshot later, those that were merged take writes at once, and the others after a merge.
+    cluster.snapshot();
+    for region in 0..regions {
+        assert_eq!(cluster.write(region * 65536, &[8; 4096]), Outcome::Done);
+    }
+    assert_eq!(merged(&cluster), u64::from(regions as u32));
+}
+
+#[test]
 fn blocks_that_are_zeroes_stay_zeroes_without_a_bit_through_a_merge() {
     let mut cluster = small();
     deep(&mut cluster, 4);
     cluster.trim(40960, 8192);
     cluster.snapshot();
     cluster.write(32768, &[5; 4096]);
+    cluster.pass(20_000_000);
     cluster.run(IoKind::Flush);
     assert_eq!(layers(&cluster), 1);
     let Outcome::Status(extents) = cluster.run(IoKind::Status { offset: 0, length: 65536, extents_max: 9 }) else {
@@ -678,6 +711,7 @@ fn a_merge_hides_no_change() {
     deep(&mut cluster, 4);
     cluster.snapshot();
     cluster.write(32768, &[5; 4096]);
+    cluster.pass(20_000_000);
     cluster.run(IoKind::Flush);
     assert_eq!(layers(&cluster), 1);
     let extents = changed(&mut cluster, 3);

@@ -113,8 +113,8 @@ pub(crate) enum After {
     Flatten(VolumeId),
     /// An operator is answered from a snapshot of the store.
     Inspect(ApiId, Inspection),
-    /// The list of exports changed.
-    CatalogChanged,
+    /// What hosts see of a volume or a snapshot changed.
+    ExportChanged(VolumeId),
     /// A session is told its volume's new size, and then the operator is answered.
     TellSize { volume: VolumeId, reply_to: ApiId },
     /// A disk's id is reserved: label it.
@@ -381,8 +381,8 @@ impl Controller {
                     } else if let Some(snapshot) = self.snapshots.get_mut(&id) {
                         snapshot.visible = true;
                     }
+                    self.catalog.touch(id);
                 }
-                self.catalog.touch();
             }
             After::CutDone(cut) => self.cut_done(cut),
             After::TellFrozen(branch) => self.tell_frozen(branch),
@@ -390,7 +390,7 @@ impl Controller {
             After::PurgeStep(branch) => self.purge_step_done(branch),
             After::Flatten(volume) => self.flatten_wanted(volume),
             After::Inspect(id, inspection) => self.inspect(id, inspection),
-            After::CatalogChanged => self.catalog.touch(),
+            After::ExportChanged(id) => self.catalog.touch(id),
             After::TellSize { volume, reply_to } => self.tell_size(volume, reply_to),
             After::Label(ticket) => self.label(ticket),
             After::OpenDisk(disk) => self.open_disk(disk),
@@ -421,8 +421,11 @@ impl Controller {
             return;
         }
         self.review_touched();
-        self.send_batch();
-        self.catalog.refresh(&self.volumes, &self.snapshots);
+        self.store_allocation();
+        if !self.batch_may_wait() {
+            self.send_batch();
+        }
+        self.refresh_catalog();
         if let Some(deadline) = self.deadline
             && self.announced_deadline != Some(deadline)
         {
@@ -441,6 +444,7 @@ impl Controller {
         if !self.batch.is_empty() || !self.after.is_empty() {
             let id = BatchId(self.next_id());
             let (batch, after) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.after));
+            self.folds.sent();
             self.pending.push_back((id, after));
             self.commits.push(Effect::Commit { id, batch });
         }

@@ -4,20 +4,26 @@
 //! page, they and the page become one whole page. Before that, the younger of them become one delta: those of the live end's
 //! own generation in their place, and those of generations that are over a *summary*, which a view reads instead of them,
 //! while they stay for the older views. The larger a delta, the rarer it is folded into a larger one.
+//!
+//! Nobody waits for a fold, and a crash that loses one loses nothing: its changes go along with the next batch that has
+//! something else to make durable, so that folds cost no sync of their own. When none comes, they go alone a little later.
 
 use crate::branches::Branch;
 use crate::engine::{After, Controller};
 use crate::event::Scan;
 use crate::fetch::{ScanPurpose, fold_pairs};
 use crate::planted::Bug;
-use model::{BranchId, EntryRun, Generation, PageIndex, RegionSize};
+use model::{BranchId, EntryRun, Generation, PageIndex, RegionSize, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 use store::keys::{WHOLE, summarized_after, summary_sequence};
 use store::records::{BranchRecord, Record};
 use store::{Key, StoreError, table};
 
 /// How many pages are folded at once.
 const FOLDS_AT_ONCE: usize = 64;
+/// How long folds wait for another batch to go along with.
+const BATCH_WITHIN: Duration = Duration::from_millis(100);
 
 /// When a page is folded, and into what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,11 +47,21 @@ pub(crate) struct Folds {
     deltas: BTreeMap<(BranchId, PageIndex), u32>,
     waiting: VecDeque<(BranchId, PageIndex)>,
     running: BTreeSet<(BranchId, PageIndex)>,
+    unsent: Option<Unsent>,
+}
+
+/// Folds whose changes are in a batch that is not sent yet.
+#[derive(Clone, Copy, Debug)]
+struct Unsent {
+    /// How many changes of that batch are theirs.
+    changes: usize,
+    /// When they are sent at the latest.
+    until: Time,
 }
 
 impl Folds {
     pub(crate) fn new(how: Folding) -> Self {
-        Self { how, deltas: BTreeMap::new(), waiting: VecDeque::new(), running: BTreeSet::new() }
+        Self { how, deltas: BTreeMap::new(), waiting: VecDeque::new(), running: BTreeSet::new(), unsent: None }
     }
 
     pub(crate) fn delta_added(&mut self, branch: BranchId, page: PageIndex) {
@@ -81,6 +97,11 @@ impl Folds {
     pub(crate) fn drop_branch(&mut self, branch: BranchId) {
         self.deltas.retain(|(of, _), _| *of != branch);
         self.waiting.retain(|(of, _)| *of != branch);
+    }
+
+    /// The batch that folds are in is on its way.
+    pub(crate) fn sent(&mut self) {
+        self.unsent = None;
     }
 
     /// Whether a page of the branch is being folded.
@@ -211,11 +232,39 @@ impl Controller {
             _ if is_whole => 0,
             merges => deltas + merges - folded,
         };
+        let before = self.batch.changes.len();
         for (merge, runs) in changes {
             self.fold(branch, page, &merge, runs, &versions[merge.first..merge.end], size);
         }
+        let changed = self.batch.changes.len() - before;
+        if changed > 0 {
+            let until = self.now + BATCH_WITHIN;
+            self.folds.unsent.get_or_insert(Unsent { changes: 0, until }).changes += changed;
+        }
         self.folds.left(branch, page, known, left);
         if merges.is_empty() { self.folded(branch, page) } else { self.after.push(After::Folded(branch, page)) }
+    }
+
+    /// Whether the batch holds folds and nothing else, and so may wait for another to go along with; sees to it that it is
+    /// sent all the same. (Folds that somebody waits for do not wait, and not as many as may be under way at once.)
+    pub(crate) fn batch_may_wait(&mut self) -> bool {
+        let Some(unsent) = self.folds.unsent else { return false };
+        let nobody_waits = |after: &After| match after {
+            After::Folded(branch, _) => {
+                let purge = self.branches.get(branch).and_then(|branch| branch.purge.as_ref());
+                !purge.is_some_and(|purge| purge.waiting)
+            }
+            _ => false,
+        };
+        let may_wait = unsent.changes == self.batch.changes.len()
+            && !self.counters_changed
+            && self.now < unsent.until
+            && self.folds.running.len() < FOLDS_AT_ONCE
+            && self.after.iter().all(nobody_waits);
+        if may_wait {
+            self.wake_at(unsent.until);
+        }
+        may_wait
     }
 
     fn merged(&self, pairs: &[(Vec<u8>, Vec<u8>)], size: RegionSize) -> Result<Vec<EntryRun>, StoreError> {

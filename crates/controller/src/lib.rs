@@ -41,7 +41,7 @@ mod volumes;
 #[cfg(test)]
 mod tests;
 
-pub use catalog::Export;
+pub use catalog::{Export, Exports};
 pub use due::{Due, SCHEDULED_PREFIX, due};
 pub use engine::Controller;
 pub use event::{

@@ -421,8 +421,8 @@ impl Controller {
                 Unanswered::Commit { .. } | Unanswered::Grant { .. } | Unanswered::Attach { .. } => {}
             }
         }
-        self.catalog.touch();
         self.finish_step();
+        self.catalog_everything();
         self.hand_out(out);
     }
 

@@ -93,7 +93,7 @@ impl Controller {
         names.insert(new_name.to_owned(), snapshot_id);
         snapshot.record.name = new_name.to_owned();
         self.batch.put(Key::Snapshot(snapshot_id), snapshot.record.encode());
-        self.after.push(After::CatalogChanged);
+        self.after.push(After::ExportChanged(snapshot_id));
         self.after.push(After::Reply(id, View::Snapshot(snapshot_id)));
         Ok(None)
     }
@@ -104,7 +104,6 @@ impl Controller {
             return Err(Error::busy(format!("hosts are reading snapshot {full:?}; detach them, or force it")));
         }
         self.delete_snapshot(snapshot_id);
-        self.after.push(After::CatalogChanged);
         self.after.push(After::Reply(id, View::Done));
         Ok(None)
     }
@@ -131,6 +130,7 @@ impl Controller {
             let order = Order::Release { force: true };
             self.to_agent(agent, ControllerMessage::Order { command, epoch, order });
         }
+        self.after.push(After::ExportChanged(snapshot_id));
         self.after.push(After::StartPurge(branch));
     }
 
@@ -252,7 +252,7 @@ impl Controller {
         volume.record.size_bytes = snapshot.size_bytes;
         self.batch.put(Key::Volume(volume_id), volume.record.encode());
         self.end_live(former);
-        self.after.push(After::CatalogChanged);
+        self.after.push(After::ExportChanged(volume_id));
         self.after.push(After::Reply(id, View::Volume(volume_id)));
     }
 

@@ -102,7 +102,7 @@ impl Controller {
             self.after.push(After::ToAgent(agent, ControllerMessage::Order { command, epoch, order }));
         }
         self.touched_volumes.insert(volume_id);
-        self.after.push(After::CatalogChanged);
+        self.after.push(After::ExportChanged(volume_id));
         self.after.push(After::Reply(id, View::Volume(volume_id)));
         Ok(None)
     }
@@ -122,7 +122,8 @@ impl Controller {
         self.batch.put(Key::VolumeName(new_name.as_bytes()), volume_id.encode());
         self.batch.put(Key::Volume(volume_id), volume.record.encode());
         self.touched_volumes.insert(volume_id);
-        self.after.push(After::CatalogChanged);
+        let snapshots = self.snapshots_of(volume_id);
+        self.after.extend(std::iter::once(volume_id).chain(snapshots).map(After::ExportChanged));
         self.after.push(After::Reply(id, View::Volume(volume_id)));
         Ok(None)
     }
@@ -153,7 +154,7 @@ impl Controller {
         let volume = self.volumes.get_mut(&volume_id).expect("names point at volumes");
         volume.record.size_bytes = new;
         self.batch.put(Key::Volume(volume_id), volume.record.encode());
-        self.after.push(After::CatalogChanged);
+        self.after.push(After::ExportChanged(volume_id));
         self.after.push(After::TellSize { volume: volume_id, reply_to: id });
         Ok(None)
     }
@@ -193,7 +194,7 @@ impl Controller {
         volume.record.size_bytes = size_bytes;
         self.batch.put(Key::Volume(volume_id), volume.record.encode());
         self.add_shrink(volume_id, size_bytes);
-        self.after.push(After::CatalogChanged);
+        self.after.push(After::ExportChanged(volume_id));
         self.after.push(After::Reply(id, View::Volume(volume_id)));
     }
 
@@ -242,7 +243,7 @@ impl Controller {
             (OrderOutcome::Done, Some(size_bytes)) => {
                 volume.record.size_bytes = size_bytes;
                 self.batch.put(Key::Volume(volume_id), volume.record.encode());
-                self.after.push(After::CatalogChanged);
+                self.after.push(After::ExportChanged(volume_id));
                 self.after.push(After::Reply(reply_to, View::Volume(volume_id)));
             }
             (OrderOutcome::NoSession, Some(size_bytes)) if size_bytes.is_multiple_of(BLOCK_BYTES) && !has_origin => {
@@ -357,7 +358,7 @@ impl Controller {
         }
         self.clear_all(&VOLUME_ALERTS, &name);
         self.end_live(branch);
-        self.after.push(After::CatalogChanged);
+        self.after.push(After::ExportChanged(volume_id));
         self.after.push(After::Reply(id, View::Done));
     }
 }

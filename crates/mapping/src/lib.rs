@@ -21,7 +21,7 @@ pub mod table;
 pub mod view;
 
 pub use diff::changed_blocks;
-pub use page::TablePage;
+pub use page::{Nearest, TablePage};
 pub use resolve::{
     BlockStatus, BlockStatuses, Fault, Segment, Segments, Source, Step, Steps, WriteSegment, WriteSegments,
     WriteTarget, resolve_read, resolve_write,

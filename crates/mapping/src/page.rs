@@ -4,8 +4,10 @@
 //! run; a partly written region of at most 64 blocks holds its bitmap inline; only deeper stacks and larger partly written
 //! regions go to the heap.
 
+mod nearest;
 mod run;
 
+pub use self::nearest::Nearest;
 use self::run::{Run, heap_bytes};
 use crate::stack::{self, Drops};
 use crate::view::{EntryView, Extent, mask_of};
@@ -260,10 +262,11 @@ impl TablePage {
     fn edit<R>(&mut self, slot: u16, change: impl FnOnce(&mut LayerStack) -> R) -> R {
         let found = self.find(slot);
         if let Ok(index) = found
-            && let Run::Stack { layers, .. } = &mut self.runs[index]
+            && let Run::Stack { newest, layers, .. } = &mut self.runs[index]
         {
             let before = heap_bytes(layers);
             let result = change(layers);
+            *newest = stack::newest(layers);
             let smaller = (!stays_boxed(layers, self.size)).then(|| std::mem::take(&mut **layers));
             let after = heap_bytes(layers);
             self.stack_bytes = self.stack_bytes - before + after;
@@ -300,12 +303,12 @@ impl TablePage {
                     } else if self.size.blocks() <= INLINE_BLOCKS_MAX {
                         Run::Partial { first: slot, extent, blocks: layer.blocks.words()[0] }
                     } else {
-                        Run::Stack { first: slot, layers: Box::new(layers) }
+                        Run::Stack { first: slot, newest: stack::newest(&layers), layers: Box::new(layers) }
                     })
                 }
                 Place::Zero => unreachable!("a zero layer that hides nothing is dropped"),
             },
-            _ => Some(Run::Stack { first: slot, layers: Box::new(layers) }),
+            _ => Some(Run::Stack { first: slot, newest: stack::newest(&layers), layers: Box::new(layers) }),
         };
         self.put(slot, slot + 1, run);
     }

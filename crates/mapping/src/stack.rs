@@ -39,6 +39,13 @@ pub fn region_layers(stack: &LayerStack) -> usize {
     stack.iter().filter(|layer| layer.place != Place::Zero).count()
 }
 
+/// When the youngest of its places was allocated; [`Generation`] 0 when it has none.
+#[must_use]
+pub fn newest(stack: &LayerStack) -> Generation {
+    let born = |layer: &Layer| (layer.place != Place::Zero).then_some(layer.born);
+    stack.iter().filter_map(born).max().unwrap_or_default()
+}
+
 /// The layer that takes writes: the top-most one with storage that no snapshot sees.
 #[must_use]
 pub fn write_layer(stack: &LayerStack, frozen_through: Generation) -> Option<DiskRegion> {

@@ -341,9 +341,7 @@ impl World {
         let Some(engine) = &self.process.control.engine else { return BTreeMap::new() };
         let exports = engine.exports();
         let parts = self.cuts[cut].parts.iter().map(|(volume, name)| format!("{}@{name}", self.volumes[*volume].name));
-        parts
-            .filter_map(|name| Some((name.clone(), exports.iter().find(|export| export.name == name)?.volume)))
-            .collect()
+        parts.filter_map(|name| Some((name.clone(), exports.named(&name)?.volume))).collect()
     }
 
     fn cut_failed(&mut self, cut: usize) {
@@ -548,7 +546,7 @@ impl World {
         let state = &self.volumes[volume];
         let Some(engine) = self.process.control.engine.as_ref().filter(|_| !state.unsettled) else { return };
         let exports = engine.exports();
-        let export = exports.iter().find(|export| export.name == state.name);
+        let export = exports.named(&state.name);
         let is_right = export.is_some_and(|export| {
             Some(export.volume) == state.id
                 && export.size_bytes == state.size_bytes

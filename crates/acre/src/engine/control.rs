@@ -3,13 +3,14 @@
 //! It takes in whatever has come, lets the engine decide, makes all that is to be durable so in one transaction, and only
 //! then lets anything out that depends on it.
 
-use crate::engine::catalog::{Catalog, CatalogEntry};
+use crate::engine::catalog::Catalog;
 use crate::engine::data::DataMessage;
 use crate::engine::disks;
 use crate::engine::mailbox::Mailbox;
 use controller::{AlertChange, ApiId, Config, Controller, Effect, Event, Survivors};
 use model::Time;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use store::{Batch, MetaStore, StoreError};
@@ -267,7 +268,7 @@ impl ControlThread {
         let version = controller.catalog_version();
         if self.published != Some(version) {
             self.published = Some(version);
-            self.publish(&controller.exports());
+            self.publish(controller.exports());
         }
         // Whoever hears that a volume is there finds its export, too.
         for (waiting, answer) in self.owed.drain(..) {
@@ -297,17 +298,8 @@ impl ControlThread {
         }
     }
 
-    fn publish(&self, exports: &[controller::Export]) {
-        let exports = exports.iter().map(|export| {
-            let entry = CatalogEntry {
-                volume: export.volume,
-                size_bytes: export.size_bytes,
-                region_size: export.region_size,
-                read_only: export.read_only,
-            };
-            (export.name.clone(), entry)
-        });
-        self.catalog.publish(exports.collect());
+    fn publish(&self, exports: Arc<controller::Exports>) {
+        self.catalog.publish(exports);
         for thread in &self.threads {
             thread.post(DataMessage::CatalogChanged);
         }

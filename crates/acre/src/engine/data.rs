@@ -515,13 +515,12 @@ impl DataThread {
     fn catalog_changed(&mut self) {
         // By volume, not by name: it may have another name by now, and another volume may have its old one.
         let exports = self.catalog.current();
-        let sizes: BTreeMap<_, _> = exports.values().map(|entry| (entry.volume, entry.size_bytes)).collect();
         for index in self.hosts.indices() {
             let Some(host) = self.hosts.get_mut(index) else { continue };
             if let Export::Open { volume, .. } = &host.export
-                && let Some(size_bytes) = sizes.get(volume)
+                && let Some(export) = exports.of(*volume)
             {
-                host.connection.export_resized(*size_bytes);
+                host.connection.export_resized(export.size_bytes);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The connections of a data thread: accepted, driven by their protocol, moved to the thread of their volume, closed.
 
+use crate::engine::catalog::export_info;
 use crate::engine::data::{DataMessage, DataThread};
 use crate::engine::host::{Export, Host, Receiving, SLICES_MAX, SendBatch, TLS_RECEIVE_BYTES, TLS_SEND_BYTES, io_id};
 use crate::engine::status;
@@ -154,20 +155,23 @@ impl DataThread {
         match event {
             Event::ListExports => {
                 let exports = self.catalog.current();
-                let names: Vec<_> = exports.keys().filter(|name| host.may_see(name)).map(String::as_str).collect();
+                let names: Vec<_> =
+                    exports.iter().map(|export| export.name.as_str()).filter(|name| host.may_see(name)).collect();
                 host.connection.exports_listed(names.into_iter().map(|name| (name, "")));
             }
             Event::QueryExport { name } => {
                 let found = self.catalog.find(&name, |name| host.may_see(name));
-                let answer = found.map(|(name, entry)| entry.export_info(&name)).ok_or(ExportError::Unknown);
+                let answer = found
+                    .map(|found| export_info(found.name, found.size_bytes, found.read_only))
+                    .ok_or(ExportError::Unknown);
                 host.connection.export_opened(answer);
             }
             Event::OpenExport { name } => self.open(index, &name),
             Event::ResolveContexts { name, queries, all } => {
                 let found = self.catalog.find(&name, |name| host.may_see(name));
                 let exports = self.catalog.current();
-                let contexts = found.map(|(volume, _)| {
-                    status::contexts_of(&exports, &volume, &queries, all, |name| host.may_see(name))
+                let contexts = found.map(|export| {
+                    status::contexts_of(&exports, &export.name, &queries, all, |name| host.may_see(name))
                 });
                 match contexts {
                     Some(contexts) => {
@@ -222,17 +226,18 @@ impl DataThread {
         if leaving {
             return host.connection.export_opened(Err(ExportError::ShuttingDown));
         }
-        let Some((name, entry)) = self.catalog.find(name, |name| host.may_see(name)) else {
+        let Some(found) = self.catalog.find(name, |name| host.may_see(name)) else {
             return host.connection.export_opened(Err(ExportError::Unknown));
         };
-        let thread = entry.volume.0 as usize % threads;
+        let (name, volume) = (found.name, found.volume);
+        let thread = volume.0 as usize % threads;
         if thread != this_thread {
             host.export = Export::Moving { name, thread };
             return;
         }
-        host.export = Export::Attaching { name, volume: entry.volume };
+        host.export = Export::Attaching { name, volume };
         let host = host.id;
-        self.agent_step(agent::Event::HostAttach { host, volume: entry.volume });
+        self.agent_step(agent::Event::HostAttach { host, volume });
     }
 
     pub(crate) fn attached(&mut self, host_id: HostId, result: Result<HostVolume, AttachError>) {
@@ -248,15 +253,9 @@ impl DataThread {
         }
         match result {
             Ok(volume) => {
-                let entry = self.catalog.current().get(&name).cloned();
-                let mut info = nbd::server::ExportInfo {
-                    minimum_block_bytes: 1,
-                    read_only: volume.read_only,
-                    ..nbd::server::ExportInfo::new(name.clone(), volume.size_bytes)
-                };
-                if let Some(entry) = entry {
-                    info.read_only |= entry.read_only;
-                }
+                let is_read_only = self.catalog.current().of(id).is_some_and(|export| export.read_only);
+                let read_only = volume.read_only || is_read_only;
+                let info = export_info(name, volume.size_bytes, read_only);
                 host.export = Export::Open { volume: id, slot: volume.slot };
                 tracing::debug!(peer = %host.peer, "opened");
                 let deadline = host.connection.deadline();

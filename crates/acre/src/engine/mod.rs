@@ -259,7 +259,7 @@ impl EngineHandle {
         }
         drop(reply);
         let exports = self.catalog.current();
-        let names = exports.iter().map(|(name, entry)| (entry.volume, name.clone())).collect();
+        let names = exports.iter().map(|export| (export.volume, export.name.clone())).collect();
         let mut report = EngineReport { names, ..EngineReport::default() };
         while let Ok(thread) = replies.recv_timeout(REPORT_WITHIN) {
             report.connections += thread.connections;

@@ -4,9 +4,9 @@
 //! Beside `base:allocation` an export has a context for each snapshot of its volume, `acre:changed-since:NAME`: bit 0 says
 //! that a block changed since that snapshot, bit 1 that it reads as zeroes now.
 
-use crate::engine::catalog::Exports;
 use crate::engine::host::{Host, io_id};
 use agent::{ChangedExtent, IoKind, IoRequest, StatusExtent, VolumeSlot};
+use controller::Exports;
 use model::VolumeId;
 use nbd::protocol::allocation_flags;
 use nbd::server::{ContextIndex, ContextSet, ContextStatus, RequestId};
@@ -37,12 +37,11 @@ pub(crate) fn contexts_of(
     all: bool,
     visible: impl Fn(&str) -> bool,
 ) -> Vec<(String, VolumeId)> {
-    let snapshots = exports.range(format!("{volume}@")..);
-    let of_volume =
-        snapshots.map_while(|(name, entry)| Some((name.strip_prefix(volume)?.strip_prefix('@')?, name, entry)));
+    let prefix = format!("{volume}@");
+    let of_volume = exports.from(&prefix).map_while(|export| Some((export.name.strip_prefix(&prefix)?, export)));
     let contexts = of_volume
-        .filter(|(_, name, _)| visible(name))
-        .map(|(snapshot, _, entry)| (format!("{CHANGED_SINCE}{snapshot}"), entry.volume));
+        .filter(|(_, export)| visible(&export.name))
+        .map(|(snapshot, export)| (format!("{CHANGED_SINCE}{snapshot}"), export.volume));
     let wanted = |context: &str| {
         let names = |query: &String| query == context || (query.ends_with(':') && context.starts_with(query.as_str()));
         all || queries.iter().any(names)
@@ -118,19 +117,11 @@ pub(crate) fn answered(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::catalog::CatalogEntry;
-    use model::RegionSize;
+    use crate::engine::catalog::tests::exports;
 
     #[test]
     fn a_volume_has_a_context_for_each_snapshot_that_may_be_seen() {
-        let names = ["v", "v@a", "v@b", "v2@a", "w@a"];
-        let entry = |id| CatalogEntry {
-            volume: VolumeId(id),
-            size_bytes: 1 << 20,
-            region_size: RegionSize::DEFAULT,
-            read_only: false,
-        };
-        let exports: Exports = names.iter().zip(1..).map(|(name, id)| ((*name).to_owned(), entry(id))).collect();
+        let exports = exports(&["v", "v@a", "v@b", "v2@a", "w@a"]);
         let found = |queries: &[&str], all| {
             let queries: Vec<String> = queries.iter().map(|query| (*query).to_owned()).collect();
             let found = contexts_of(&exports, "v", &queries, all, |name| name != "v@b");

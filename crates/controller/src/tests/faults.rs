@@ -343,3 +343,42 @@ fn a_term_that_nodes_have_seen_outlives_the_failure_of_its_first_commit() {
     world.crash();
     assert!(world.terms[0] > terms[0]);
 }
+
+#[test]
+fn folds_go_along_with_other_batches_or_alone_when_none_comes() {
+    let mut world = World::with_pool(64);
+    let volume = world.create("a", 10 << 20);
+    let mut host = world.attach(AGENT, volume);
+    world.grant(&mut host, 100, 0).unwrap();
+    let branch = KeyRange::table(host.attachment.branch);
+    let stored = |world: &World| {
+        let mut pairs = 0;
+        world
+            .store
+            .scan(&branch, &mut |_, _| {
+                pairs += 1;
+                std::ops::ControlFlow::Continue(())
+            })
+            .unwrap();
+        pairs
+    };
+    let before = world.batches;
+    for region in 0..13 {
+        world.map(&mut host, &[region]).unwrap();
+    }
+    assert_eq!((world.batches - before, stored(&world)), (13, 13), "the fold of what was durable waits");
+    world.map(&mut host, &[13]).unwrap();
+    assert_eq!((world.batches - before, stored(&world)), (14, 3), "and goes along with the next commit");
+    for region in 14..26 {
+        world.map(&mut host, &[region]).unwrap();
+    }
+    let (batches, deltas) = (world.batches, stored(&world));
+    world.later(99_000_000);
+    assert_eq!((world.batches, stored(&world)), (batches, deltas));
+    assert_eq!(world.timer, Some(model::Time(world.now.0 + 1_000_000)));
+    world.later(1_000_000);
+    assert_eq!((world.batches, stored(&world)), (batches + 1, 2), "or alone a little later");
+    assert_eq!(world.fetch(&host, 0).0, host.map);
+    world.crash();
+    world.assert_clean();
+}

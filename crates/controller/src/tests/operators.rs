@@ -15,7 +15,7 @@ fn a_volume_is_created_attached_mapped_and_found_again_after_a_crash() {
     let mut world = World::with_pool(64);
     let volume = world.create("demo", 1 << 50);
     assert_eq!(world.pool().used_bytes, 0, "D1: a petabyte uses no space");
-    assert_eq!(world.controller.exports()[0].name, "demo");
+    assert!(world.controller.exports().named("demo").is_some());
     let mut host = world.attach(AGENT, volume);
     assert!(host.attachment.written.is_empty(), "nothing of it can lie in a disk's cache");
     assert_eq!(world.grant(&mut host, 16, 4), Ok(16));
@@ -249,7 +249,7 @@ fn limits_and_access_are_changed_and_remembered() {
     let shown = world.volume("a");
     assert_eq!((shown.warn_bytes, shown.limit_bytes, shown.read_only), (Some(MIB), Some(2 * MIB), true));
     let host = world.attach(AGENT, volume);
-    assert!(host.attachment.read_only && world.controller.exports()[0].read_only);
+    assert!(host.attachment.read_only && world.controller.exports().named("a").unwrap().read_only);
     let set = VolumeSet { limit_bytes: Some(0), read_only: Some(false), ..VolumeSet::default() };
     world.ask(Request::VolumeSet { name: "a".into(), set }).unwrap();
     assert_eq!(order(&mut world, AGENT).2, Order::SetReadOnly { read_only: false });

@@ -45,6 +45,8 @@ pub(super) struct World {
     pub(super) recoveries: u32,
     /// How many pairs scans found so far.
     pub(super) pairs_read: usize,
+    /// How many batches were committed so far.
+    pub(super) batches: usize,
     last_request: u64,
 }
 
@@ -77,6 +79,7 @@ impl World {
             judgement: Judgement::Blank,
             recoveries: 0,
             pairs_read: 0,
+            batches: 0,
             last_request: 0,
         };
         world.start();
@@ -196,6 +199,7 @@ impl World {
 
     fn commit(&mut self) {
         let (ids, batches): (Vec<_>, Vec<_>) = std::mem::take(&mut self.commits).into_iter().unzip();
+        self.batches += batches.len();
         match self.store.commit(&batches) {
             Ok(()) => self.events.extend(ids.into_iter().map(Event::Committed)),
             Err(error) => self.replace_controller(ids[0], error),

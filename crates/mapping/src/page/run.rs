@@ -1,16 +1,35 @@
 //! A run of a table page, in 32 bytes.
 
 use crate::view::{EntryView, Extent};
-use model::{Layer, LayerStack, RegionSize};
+use model::{Generation, Layer, LayerStack, RegionSize};
 
 /// Neighbouring slots that one value describes. Only the kinds with a `count` are longer than one slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Run {
-    Full { first: u16, count: u16, extent: Extent },
-    Partial { first: u16, extent: Extent, blocks: u64 },
-    Stack { first: u16, layers: Box<LayerStack> },
-    Error { first: u16, count: u16 },
-    Invalid { first: u16, count: u16 },
+    Full {
+        first: u16,
+        count: u16,
+        extent: Extent,
+    },
+    Partial {
+        first: u16,
+        extent: Extent,
+        blocks: u64,
+    },
+    /// With when the youngest of its places was allocated, so that nobody has to look into the box for that.
+    Stack {
+        first: u16,
+        newest: Generation,
+        layers: Box<LayerStack>,
+    },
+    Error {
+        first: u16,
+        count: u16,
+    },
+    Invalid {
+        first: u16,
+        count: u16,
+    },
 }
 
 const _: () = assert!(std::mem::size_of::<Run>() == 32);

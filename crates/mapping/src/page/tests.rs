@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::stack::Dropped;
-use model::{LogicalDiskId, UnitIndex};
+use model::{LogicalDiskId, RegionIndex, UnitIndex};
 use proptest::prelude::*;
 
 const SIZE: RegionSize = RegionSize::DEFAULT;
@@ -94,7 +94,73 @@ fn a_write_to_a_place_that_was_freed_is_caught() {
     page.insert_blocks(9, place(9), BlockRange::new(0, 1), ONE, Generation(0), &mut Drops::new());
 }
 
+/// What [`Nearest`] has to be, slot by slot.
+fn nearest_by_slots(page: &TablePage, slots: impl Iterator<Item = u16>, frozen_through: Generation) -> Nearest {
+    let mut nearest = Nearest::default();
+    for slot in slots {
+        let (place, takes_writes) = match page.entry(slot).to_entry(SIZE).unwrap() {
+            MapEntry::Layers(layers) => match stack::write_layer(&layers, frozen_through) {
+                Some(place) => (Some(place), true),
+                None => match layers.last().unwrap().place {
+                    Place::Region(place) => (Some(place), false),
+                    Place::Zero => (None, false),
+                },
+            },
+            _ => (None, false),
+        };
+        let found = place.map(|place| (slot, place));
+        if takes_writes {
+            return Nearest { taking: found, ..nearest };
+        }
+        nearest.frozen = nearest.frozen.or(found);
+    }
+    nearest
+}
+
 proptest! {
+    #[test]
+    fn the_nearest_places_are_those_found_slot_by_slot(
+        changes in prop::collection::vec((0_u16..64, 1_u16..9, 0_u8..5, 0_u32..16), 1..120),
+        looked in prop::collection::vec((0_u16..64, 0_u16..20), 1..20),
+    ) {
+        let mut page = TablePage::new(SIZE);
+        let (mut generation, mut used, mut drops) = (ONE, 1000, Drops::new());
+        for (first, count, kind, block) in changes {
+            // Every few changes a snapshot.
+            generation = Generation(generation.0 + u32::from(block == 0));
+            let frozen_through = Generation(generation.0 - 1);
+            for slot in first..first + count {
+                used += 1;
+                match kind {
+                    0 => page.set(slot, MapEntry::Zero),
+                    1 => page.set(slot, MapEntry::full(place(u32::from(slot)), SIZE, generation, generation)),
+                    2 if block == 1 => page.set(slot, MapEntry::Error),
+                    _ => {
+                        let entry = page.entry(slot);
+                        let target = crate::resolve_write(RegionIndex(u64::from(slot)), entry, frozen_through);
+                        let at = match target {
+                            crate::WriteTarget::InPlace(at) => at,
+                            crate::WriteTarget::NeedsRegion => {
+                                page.map_region(slot, place(used), generation);
+                                place(used)
+                            }
+                            _ => continue,
+                        };
+                        let blocks = BlockRange::new(block, block + 1);
+                        page.insert_blocks(slot, at, blocks, generation, frozen_through, &mut drops);
+                    }
+                }
+            }
+            for (slot, reach) in &looked {
+                let (first, end) = (slot.saturating_sub(*reach), slot + 1 + reach);
+                let left = page.nearest_left(*slot, first, frozen_through);
+                prop_assert_eq!(left, nearest_by_slots(&page, (first..*slot).rev(), frozen_through));
+                let right = page.nearest_right(*slot, end, frozen_through);
+                prop_assert_eq!(right, nearest_by_slots(&page, *slot + 1..end, frozen_through));
+            }
+        }
+    }
+
     #[test]
     fn set_runs_agree_with_a_vector_of_entries(
         runs in prop::collection::vec((0_u16..1024, 1_u16..200, 0_u8..5, 0_u32..300), 1..60),

@@ -1,8 +1,8 @@
 //! A loaded page as its table lends it.
 
-use crate::page::{self, TablePage};
+use crate::page::{self, Nearest, TablePage};
 use crate::view::{EntryView, Extent};
-use model::{EntryRun, MapEntry, REGIONS_PER_PAGE, RegionSize};
+use model::{EntryRun, Generation, MapEntry, REGIONS_PER_PAGE, RegionSize};
 
 /// A loaded page, borrowed from its table.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,35 @@ impl<'a> PageRef<'a> {
                 (EntryView::Full { place, born, written, run_left: left }, left)
             }
             PageContent::Runs(page) => page.span(slot),
+        }
+    }
+
+    /// What lies nearest to `slot` on its left, no further than `first`.
+    #[must_use]
+    pub fn nearest_left(self, slot: u16, first: u16, frozen_through: Generation) -> Nearest {
+        match self.content {
+            PageContent::Zero => Nearest::default(),
+            PageContent::Extent(extent) => self.of_extent(extent, (first..slot).next_back(), frozen_through),
+            PageContent::Runs(page) => page.nearest_left(slot, first, frozen_through),
+        }
+    }
+
+    /// What lies nearest to `slot` on its right, before `end`.
+    #[must_use]
+    pub fn nearest_right(self, slot: u16, end: u16, frozen_through: Generation) -> Nearest {
+        match self.content {
+            PageContent::Zero => Nearest::default(),
+            PageContent::Extent(extent) => self.of_extent(extent, (slot + 1..end).next(), frozen_through),
+            PageContent::Runs(page) => page.nearest_right(slot, end, frozen_through),
+        }
+    }
+
+    fn of_extent(self, extent: Extent, at: Option<u16>, frozen_through: Generation) -> Nearest {
+        let found = at.map(|at| (at, extent.skip(u32::from(at), self.size).place));
+        if crate::stack::is_frozen(extent.born, frozen_through) {
+            Nearest { frozen: found, taking: None }
+        } else {
+            Nearest { taking: found, frozen: None }
         }
     }
 

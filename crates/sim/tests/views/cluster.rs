@@ -306,7 +306,7 @@ impl Cluster {
 
     /// The id by which an export is attached.
     pub(crate) fn export(&self, name: &str) -> Option<VolumeId> {
-        self.process.controller.exports().iter().find(|export| export.name == name).map(|export| export.volume)
+        self.process.controller.exports().named(name).map(|export| export.volume)
     }
 
     /// Attaches an export for a host of its own.
