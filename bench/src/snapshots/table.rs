@@ -2,7 +2,8 @@
 //!
 //! Taking one on an empty volume and on one that is mapped from end to end, in turn; taking one back after a hundredth of the
 //! volume changed; and a long chain of them, beside a volume that saw the same writes with one snapshot only, so that
-//! what is due to the chain stands apart from what scattered writes do to a table by themselves.
+//! what is due to the chain stands apart from what scattered writes do to a table by themselves. A volume with one snapshot
+//! in the chain's own store, after it, tells what is due to the size of the store and not to the chain.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -58,6 +59,11 @@ impl Mapped {
     fn new(folder: &Path, name: &'static str, bytes: u64, is_mapped: bool) -> Result<Self> {
         let (mut world, _) = World::open(&folder.join(format!("{name}.redb")))?;
         world.make_pool(bytes / 4 * 5 + TIB)?;
+        Self::within(world, name, bytes, is_mapped)
+    }
+
+    /// The same, of a world that there is.
+    fn within(mut world: World, name: &'static str, bytes: u64, is_mapped: bool) -> Result<Self> {
         let id = world.make_volume(name, bytes)?;
         if is_mapped {
             let mut mapper = Mapper::attach(&mut world, id)?;
@@ -80,12 +86,24 @@ impl Mapped {
     fn scatter(&mut self, seed: u64, count: u64, flush_every: u64) -> Result<()> {
         let mut random = Random::new(seed);
         for number in 1..=count {
-            self.world.write(&self.volume, random.below(self.bytes / BLOCK) * BLOCK, BLOCK as u32)?;
+            self.write_at_random(&mut random)?;
             if number % flush_every == 0 {
                 self.world.flush(&self.volume)?;
             }
         }
         self.world.flush(&self.volume)
+    }
+
+    /// Maps all of it, by writes.
+    fn fill(&mut self) -> Result<()> {
+        for region in 0..self.bytes / REGION {
+            self.world.write(&self.volume, region * REGION, REGION as u32)?;
+        }
+        self.world.flush(&self.volume)
+    }
+
+    fn write_at_random(&mut self, random: &mut Random) -> Result<()> {
+        self.world.write(&self.volume, random.below(self.bytes / BLOCK) * BLOCK, BLOCK as u32)
     }
 
     fn branch(&self) -> Result<BranchId> {
@@ -224,7 +242,10 @@ impl Mapped {
 
 /// What a chain came to.
 struct ChainEnd {
+    name: &'static str,
     fetch_micros: f64,
+    /// One of a step's writes: a median over the steps of a mean over each.
+    write_micros: f64,
     step_millis: f64,
     step_store_millis: f64,
     snapshot_millis: f64,
@@ -248,57 +269,72 @@ pub(crate) fn run_chain(length: u32, folder: &Path) -> Result<Value> {
 
 fn chain(length: u32, folder: &Path, figures: &mut Map<String, Value>) -> Result<()> {
     println!("\na chain over {} GiB, {CHAIN_WRITES} random 4 KiB writes a step", CHAIN_BYTES >> 30);
-    let mut ends = Vec::new();
     let kinds = [
         ("one", length, false),
         ("first", CHAIN_TIMED.min(length), false),
         ("ten", 10.min(length), true),
         ("chain", length, true),
     ];
+    let mut ends = Vec::new();
+    let mut last_world = None;
     for (name, last, each) in kinds {
-        let end = steps(folder, name, last, each)?;
-        let snapshots = if each { last } else { 1 };
-        println!(
-            "  {snapshots:>5} snapshots, {last:>5} steps: a page fetched in {:.1} µs, a step {:.2} ms (store {:.2} ms), a snapshot {:.2} ms",
-            end.fetch_micros, end.step_millis, end.step_store_millis, end.snapshot_millis,
-        );
-        println!(
-            "        a step: {:.1} transactions, {:.0} changes, {:.1} KiB; {} KiB of metadata in {} pairs of the table, a file of {} MiB, {} regions granted and unused",
-            end.transactions,
-            end.changes,
-            end.change_bytes / 1024.0,
-            end.metadata_bytes >> 10,
-            end.table_pairs,
-            end.file_bytes >> 20,
-            end.granted_regions
-        );
-        figures.insert(
-            format!("chain_{name}"),
-            json!({
-                "snapshots": snapshots, "steps": last, "fetch_micros": end.fetch_micros, "step_millis": end.step_millis,
-                "step_store_millis": end.step_store_millis, "snapshot_millis": end.snapshot_millis,
-                "step_transactions": end.transactions, "step_changes": end.changes, "step_change_bytes": end.change_bytes,
-                "metadata_bytes": end.metadata_bytes, "file_bytes": end.file_bytes, "table_pairs": end.table_pairs,
-                "granted_regions": end.granted_regions,
-            }),
-        );
+        let mut mapped = Mapped::new(folder, name, CHAIN_BYTES, true)?;
+        let end = steps(&mut mapped, folder, last, each)?;
+        tell_end(&end, if each { last } else { 1 }, last, figures);
         ends.push(end);
+        last_world = Some(mapped.world);
     }
+    let world = last_world.context("there were chains")?;
+    let mut beside = Mapped::within(world, "beside", CHAIN_BYTES, false)?;
+    beside.fill()?;
+    let last = CHAIN_TIMED.min(length);
+    let beside = steps(&mut beside, folder, last, false)?;
+    println!("  in the chain's store, another volume:");
+    tell_end(&beside, 1, last, figures);
     let (one, first, long) = (&ends[0], &ends[1], &ends[3]);
     figures.insert("chain_fetch_growth".into(), json!(long.fetch_micros / one.fetch_micros));
-    figures.insert("chain_commit_growth".into(), json!(long.step_millis / first.step_millis));
+    figures.insert("chain_write_growth".into(), json!(long.write_micros / beside.write_micros));
+    figures.insert("chain_commit_growth".into(), json!(long.step_millis / beside.step_millis));
+    figures.insert("chain_store_growth".into(), json!(beside.step_millis / first.step_millis));
     println!(
-        "  at the end of the chain: fetch {:.2} of the same writes without it, step {:.2} of first writes after one snapshot ({:.2} of rewrites)",
+        "  at the end of the chain: fetch {:.2} of the same writes without it; beside the other volume's first writes: a write {:.2}, a step {:.2}",
         long.fetch_micros / one.fetch_micros,
-        long.step_millis / first.step_millis,
-        long.step_millis / one.step_millis
+        long.write_micros / beside.write_micros,
+        long.step_millis / beside.step_millis,
     );
+    println!("  that volume's step is {:.2} of one in a store of its own", beside.step_millis / first.step_millis);
     Ok(())
 }
 
-fn steps(folder: &Path, name: &'static str, last: u32, each: bool) -> Result<ChainEnd> {
-    let mut mapped = Mapped::new(folder, name, CHAIN_BYTES, true)?;
-    let (mut times, mut stores, mut snapshots) = (Vec::new(), Vec::new(), Vec::new());
+fn tell_end(end: &ChainEnd, snapshots: u32, last: u32, figures: &mut Map<String, Value>) {
+    println!(
+        "  {snapshots:>5} snapshots, {last:>5} steps: a page fetched in {:.1} µs, a write {:.1} µs, a step {:.2} ms (store {:.2} ms), a snapshot {:.2} ms",
+        end.fetch_micros, end.write_micros, end.step_millis, end.step_store_millis, end.snapshot_millis,
+    );
+    println!(
+        "        a step: {:.1} transactions, {:.0} changes, {:.1} KiB; {} KiB of metadata in {} pairs of the table, a file of {} MiB, {} regions granted and unused",
+        end.transactions,
+        end.changes,
+        end.change_bytes / 1024.0,
+        end.metadata_bytes >> 10,
+        end.table_pairs,
+        end.file_bytes >> 20,
+        end.granted_regions
+    );
+    figures.insert(
+        format!("chain_{}", end.name),
+        json!({
+            "snapshots": snapshots, "steps": last, "fetch_micros": end.fetch_micros, "write_micros": end.write_micros,
+            "step_millis": end.step_millis, "step_store_millis": end.step_store_millis, "snapshot_millis": end.snapshot_millis,
+            "step_transactions": end.transactions, "step_changes": end.changes, "step_change_bytes": end.change_bytes,
+            "metadata_bytes": end.metadata_bytes, "file_bytes": end.file_bytes, "table_pairs": end.table_pairs,
+            "granted_regions": end.granted_regions,
+        }),
+    );
+}
+
+fn steps(mapped: &mut Mapped, folder: &Path, last: u32, each: bool) -> Result<ChainEnd> {
+    let (mut times, mut writes, mut stores, mut snapshots) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut counts = [0_u64; 3];
     for number in 1..=last {
         if each || number == 1 {
@@ -306,9 +342,16 @@ fn steps(folder: &Path, name: &'static str, last: u32, each: bool) -> Result<Cha
         }
         let committing = mapped.world.committing;
         let before = [mapped.world.transactions, mapped.world.changes, mapped.world.change_bytes];
+        let mut random = Random::new(u64::from(number));
         let begun = Instant::now();
-        mapped.scatter(u64::from(number), CHAIN_WRITES, CHAIN_WRITES)?;
+        for _ in 0..CHAIN_WRITES {
+            mapped.write_at_random(&mut random)?;
+        }
+        let (written, committed) = (millis(begun), mapped.world.committing - committing);
+        mapped.world.flush(&mapped.volume)?;
         if number + CHAIN_TIMED > last {
+            // A grant that had to be waited for is the store's time.
+            writes.push((written - committed.as_secs_f64() * 1e3) * 1e3 / CHAIN_WRITES as f64);
             times.push(millis(begun));
             stores.push((mapped.world.committing - committing).as_secs_f64() * 1e3);
             let after = [mapped.world.transactions, mapped.world.changes, mapped.world.change_bytes];
@@ -319,7 +362,9 @@ fn steps(folder: &Path, name: &'static str, last: u32, each: bool) -> Result<Cha
     let kept = contents(mapped.world.view())?;
     let recent = snapshots.len().saturating_sub(CHAIN_TIMED as usize);
     Ok(ChainEnd {
-        fetch_micros: fetch_micros(&mapped, folder)?,
+        name: mapped.name,
+        fetch_micros: fetch_micros(mapped, folder)?,
+        write_micros: middle(&mut writes),
         step_millis: middle(&mut times),
         step_store_millis: middle(&mut stores),
         snapshot_millis: middle(&mut snapshots[recent..]),

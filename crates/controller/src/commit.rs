@@ -187,6 +187,7 @@ impl Controller {
         }
         self.touched_volumes.insert(volume_id);
         self.touched_pools.insert(pool_id);
+        self.send_folds();
         self.start_folds();
     }
 

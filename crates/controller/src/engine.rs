@@ -421,10 +421,8 @@ impl Controller {
             return;
         }
         self.review_touched();
-        self.store_allocation();
-        if !self.batch_may_wait() {
-            self.send_batch();
-        }
+        self.send_folds_if_due();
+        self.send_batch();
         self.refresh_catalog();
         if let Some(deadline) = self.deadline
             && self.announced_deadline != Some(deadline)
@@ -444,7 +442,6 @@ impl Controller {
         if !self.batch.is_empty() || !self.after.is_empty() {
             let id = BatchId(self.next_id());
             let (batch, after) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.after));
-            self.folds.sent();
             self.pending.push_back((id, after));
             self.commits.push(Effect::Commit { id, batch });
         }

@@ -5,8 +5,9 @@
 //! own generation in their place, and those of generations that are over a *summary*, which a view reads instead of them,
 //! while they stay for the older views. The larger a delta, the rarer it is folded into a larger one.
 //!
-//! Nobody waits for a fold, and a crash that loses one loses nothing: its changes go along with the next batch that has
-//! something else to make durable, so that folds cost no sync of their own. When none comes, they go alone a little later.
+//! Nobody waits for a fold, and a crash that loses one loses nothing: its changes go along with the next commit of a map,
+//! so that folds cost no sync of their own. When none comes, they go alone a little later. (Not with whatever is next: a
+//! snapshot would take longer for them.)
 
 use crate::branches::Branch;
 use crate::engine::{After, Controller};
@@ -18,12 +19,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use store::keys::{WHOLE, summarized_after, summary_sequence};
 use store::records::{BranchRecord, Record};
-use store::{Key, StoreError, table};
+use store::{Batch, Key, StoreError, table};
 
 /// How many pages are folded at once.
 const FOLDS_AT_ONCE: usize = 64;
-/// How long folds wait for another batch to go along with.
-const BATCH_WITHIN: Duration = Duration::from_millis(100);
+/// How long folds wait for a commit to go along with.
+const COMMIT_WITHIN: Duration = Duration::from_millis(100);
 
 /// When a page is folded, and into what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,11 +51,12 @@ pub(crate) struct Folds {
     unsent: Option<Unsent>,
 }
 
-/// Folds whose changes are in a batch that is not sent yet.
-#[derive(Clone, Copy, Debug)]
+/// Folds that wait for a commit to go along with.
+#[derive(Debug)]
 struct Unsent {
-    /// How many changes of that batch are theirs.
-    changes: usize,
+    batch: Batch,
+    /// Whose page each is.
+    pages: Vec<(BranchId, PageIndex)>,
     /// When they are sent at the latest.
     until: Time,
 }
@@ -97,11 +99,6 @@ impl Folds {
     pub(crate) fn drop_branch(&mut self, branch: BranchId) {
         self.deltas.retain(|(of, _), _| *of != branch);
         self.waiting.retain(|(of, _)| *of != branch);
-    }
-
-    /// The batch that folds are in is on its way.
-    pub(crate) fn sent(&mut self) {
-        self.unsent = None;
     }
 
     /// Whether a page of the branch is being folded.
@@ -232,39 +229,40 @@ impl Controller {
             _ if is_whole => 0,
             merges => deltas + merges - folded,
         };
-        let before = self.batch.changes.len();
+        let mut batch = Batch::new();
         for (merge, runs) in changes {
-            self.fold(branch, page, &merge, runs, &versions[merge.first..merge.end], size);
-        }
-        let changed = self.batch.changes.len() - before;
-        if changed > 0 {
-            let until = self.now + BATCH_WITHIN;
-            self.folds.unsent.get_or_insert(Unsent { changes: 0, until }).changes += changed;
+            self.fold((branch, page), &merge, runs, &versions[merge.first..merge.end], size, &mut batch);
         }
         self.folds.left(branch, page, known, left);
-        if merges.is_empty() { self.folded(branch, page) } else { self.after.push(After::Folded(branch, page)) }
+        if merges.is_empty() {
+            return self.folded(branch, page);
+        }
+        let until = self.now + COMMIT_WITHIN;
+        let unsent = self.folds.unsent.get_or_insert(Unsent { batch: Batch::new(), pages: Vec::new(), until });
+        unsent.batch.changes.append(&mut batch.changes);
+        unsent.pages.push((branch, page));
     }
 
-    /// Whether the batch holds folds and nothing else, and so may wait for another to go along with; sees to it that it is
-    /// sent all the same. (Folds that somebody waits for do not wait, and not as many as may be under way at once.)
-    pub(crate) fn batch_may_wait(&mut self) -> bool {
-        let Some(unsent) = self.folds.unsent else { return false };
-        let nobody_waits = |after: &After| match after {
-            After::Folded(branch, _) => {
-                let purge = self.branches.get(branch).and_then(|branch| branch.purge.as_ref());
-                !purge.is_some_and(|purge| purge.waiting)
-            }
-            _ => false,
-        };
-        let may_wait = unsent.changes == self.batch.changes.len()
-            && !self.counters_changed
-            && self.now < unsent.until
-            && self.folds.running.len() < FOLDS_AT_ONCE
-            && self.after.iter().all(nobody_waits);
-        if may_wait {
-            self.wake_at(unsent.until);
+    /// Sends folds along with this step's batch.
+    pub(crate) fn send_folds(&mut self) {
+        if let Some(mut unsent) = self.folds.unsent.take() {
+            self.batch.changes.append(&mut unsent.batch.changes);
+            self.after.extend(unsent.pages.into_iter().map(|(branch, page)| After::Folded(branch, page)));
         }
-        may_wait
+    }
+
+    /// Sends folds that have waited long enough, or that somebody waits for, or of which there are as many as may be under
+    /// way at once; sees to it that the others are sent when it is time.
+    pub(crate) fn send_folds_if_due(&mut self) {
+        let Some(unsent) = &self.folds.unsent else { return };
+        let is_waited_for = |(branch, _): &(BranchId, PageIndex)| {
+            let purge = self.branches.get(branch).and_then(|branch| branch.purge.as_ref());
+            purge.is_some_and(|purge| purge.waiting)
+        };
+        let until = unsent.until;
+        let is_due =
+            self.now >= until || self.folds.running.len() >= FOLDS_AT_ONCE || unsent.pages.iter().any(is_waited_for);
+        if is_due { self.send_folds() } else { self.wake_at(until) }
     }
 
     fn merged(&self, pairs: &[(Vec<u8>, Vec<u8>)], size: RegionSize) -> Result<Vec<EntryRun>, StoreError> {
@@ -272,33 +270,33 @@ impl Controller {
         fold_pairs(&pairs[forgotten..], Generation(u32::MAX), size).map(|found| found.runs)
     }
 
-    /// Writes what some versions of a page say as one, in this step's batch. Those that no older view sees go.
+    /// Writes what some versions of a page say as one, in `batch`. Those that no older view sees go.
     fn fold(
-        &mut self,
-        id: BranchId,
-        page: PageIndex,
+        &self,
+        (id, page): (BranchId, PageIndex),
         merge: &Merge,
         runs: Vec<EntryRun>,
         versions: &[Version],
         size: RegionSize,
+        batch: &mut Batch,
     ) {
         let Some(branch) = self.branches.get(&id) else { return };
         let older = branch.older(merge.generation);
         for version in versions {
             if version.generation > older || self.config.planted.has(Bug::FoldForgetsSnapshot) {
-                self.batch.delete(Key::Table(id, page, version.generation, version.sequence));
+                batch.delete(Key::Table(id, page, version.generation, version.sequence));
             }
         }
         let is_whole = merge.sequence == WHOLE;
         let runs = if is_whole { table::without_zeroes(runs) } else { runs };
         if is_whole && runs.is_empty() && !has_older(branch, older) {
-            return self.batch.delete(Key::Table(id, page, merge.generation, WHOLE));
+            return batch.delete(Key::Table(id, page, merge.generation, WHOLE));
         }
         let mut sequence = merge.sequence;
         if self.config.planted.has(Bug::SummaryTellsLess) && summarized_after(sequence).is_some() {
             sequence = summary_sequence(Generation(0));
         }
-        self.batch.put(Key::Table(id, page, merge.generation, sequence), table::encode(size, &runs));
+        batch.put(Key::Table(id, page, merge.generation, sequence), table::encode(size, &runs));
     }
 
     pub(crate) fn fold_given_up(&mut self, branch: BranchId, page: PageIndex) {

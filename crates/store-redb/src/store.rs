@@ -15,9 +15,9 @@ use store::{Batch, Change, KeyRange, MetaStore, Space, StoreError, StoreView, Vi
 pub const LAYOUT_VERSION: u32 = 1;
 /// How much of the file is kept in memory, in bytes.
 pub const CACHE_BYTES: usize = 64 << 20;
-/// Up to this size, in bytes, a file is walked after a crash (some tens of milliseconds for the largest); above it,
-/// every commit pays a second sync so that none need be.
-pub const WALKED_BYTES_MAX: u64 = 64 << 20;
+/// Up to this size, in bytes, a file is walked after a crash (about half a second for the largest, on a slow machine);
+/// above it, every commit pays a second sync so that none need be.
+pub const WALKED_BYTES_MAX: u64 = 128 << 20;
 
 const ABOUT: TableDefinition<'static, &'static str, u32> = TableDefinition::new("about");
 const LAYOUT_KEY: &str = "acreage layout";

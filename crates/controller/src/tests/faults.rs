@@ -345,7 +345,7 @@ fn a_term_that_nodes_have_seen_outlives_the_failure_of_its_first_commit() {
 }
 
 #[test]
-fn folds_go_along_with_other_batches_or_alone_when_none_comes() {
+fn folds_go_along_with_commits_or_alone_when_none_comes() {
     let mut world = World::with_pool(64);
     let volume = world.create("a", 10 << 20);
     let mut host = world.attach(AGENT, volume);
