@@ -11,6 +11,7 @@ use crate::flush::Waiter;
 use crate::planted::Bug;
 use crate::slab::Slab;
 use crate::volume::{FETCHES_MAX, Held, Leaving, Volume};
+use crate::write::Unplaced;
 use model::{ByteRange, IoError, PageIndex, RegionIndex};
 
 /// Steps that go by before eviction is tried again after it found nothing.
@@ -74,6 +75,8 @@ pub(crate) struct Room {
     writes: u32,
     /// Why the last round failed, if it did: waiting for one makes no room then.
     failed: Option<IoError>,
+    /// Set while what waited for that round is tried again.
+    round_failed: bool,
 }
 
 impl Room {
@@ -211,12 +214,21 @@ impl Volume {
         (memory.limit.saturating_sub(memory.used) / page_bytes).clamp(1, FETCHES_MAX)
     }
 
-    /// Why the table may not grow at all: commits fail, and it has come to twice the limit.
-    pub(crate) fn out_of_room(&self, context: &Context<'_>) -> Option<IoError> {
+    /// Whether the table may not grow at all: the last round failed, and it has come to twice the limit. A write that is told so
+    /// waits for another round, and fails with that one.
+    pub(crate) fn out_of_room(&mut self, context: &mut Context<'_>) -> Result<bool, Unplaced> {
         let memory = &context.shared.memory;
         let beyond = memory.used / 2 >= memory.limit && self.room.bytes >= memory.share();
-        // (While there are changes, the next round is due by the clock.)
-        self.room.failed.filter(|_| beyond && !self.changes.is_clean())
+        let Some(error) = self.room.failed.filter(|_| beyond && !self.changes.is_clean()) else { return Ok(false) };
+        if self.room.round_failed {
+            return Err(Unplaced::Failed(error));
+        }
+        // (Much may have happened since: a disk is in service by now, the controller is back.)
+        self.room.wanted = true;
+        if self.flush.is_idle() {
+            self.flush_for(context, Waiter::Timer);
+        }
+        Ok(true)
     }
 
     /// A round has ended: what it made durable may be evicted, and what waited for that goes on.
@@ -224,7 +236,9 @@ impl Volume {
         self.room.failed = result.err();
         self.room.pause = 0;
         if std::mem::take(&mut self.room.wanted) {
+            self.room.round_failed = result.is_err();
             self.retry_held(context);
+            self.room.round_failed = false;
             self.go_on_in_background(context);
         }
     }

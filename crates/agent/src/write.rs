@@ -355,10 +355,7 @@ impl Volume {
         }
         // (What is settled changes nothing of the table.)
         if regions.iter().any(|write| !write.settled) {
-            if let Some(error) = self.out_of_room(context) {
-                return Err(Unplaced::Failed(error));
-            }
-            if self.waits_for_room(context) {
+            if self.out_of_room(context)? || self.waits_for_room(context) {
                 return Err(Unplaced::Blocked);
             }
         }

@@ -187,7 +187,10 @@ impl Controller {
         }
         self.touched_volumes.insert(volume_id);
         self.touched_pools.insert(pool_id);
-        self.send_folds();
+        // (Whoever takes a snapshot waits for its volume's commit.)
+        if self.volumes.get(&volume_id).is_some_and(|volume| volume.cut.is_none()) {
+            self.send_folds();
+        }
         self.start_folds();
     }
 
