@@ -12,10 +12,14 @@ use crate::planted::Bug;
 use crate::slab::Slab;
 use crate::volume::{FETCHES_MAX, Held, Leaving, Volume};
 use crate::write::Unplaced;
-use model::{ByteRange, IoError, PageIndex, RegionIndex};
+use model::{ByteRange, IoError, PageIndex, RegionIndex, Time};
+use std::time::Duration;
 
 /// Steps that go by before eviction is tried again after it found nothing.
 const PAUSE_STEPS: u32 = 16;
+/// For so long after a round failed, what needs its success fails too instead of asking for another round: long enough for
+/// all that waited for it to be tried again, so that nothing goes round in circles.
+const FAILURE_STANDS: Duration = Duration::from_millis(1);
 /// Pages that one prefetch needs at once.
 const PREFETCH_PAGES: u64 = 16;
 
@@ -73,10 +77,8 @@ pub(crate) struct Room {
     wanted: bool,
     /// Writes that are with the node: when they end, their pages may go.
     writes: u32,
-    /// Why the last round failed, if it did: waiting for one makes no room then.
-    failed: Option<IoError>,
-    /// Set while what waited for that round is tried again.
-    round_failed: bool,
+    /// Why the last round failed, if it did, and when: waiting for one makes no room then.
+    failed: Option<(IoError, Time)>,
 }
 
 impl Room {
@@ -219,11 +221,12 @@ impl Volume {
     pub(crate) fn out_of_room(&mut self, context: &mut Context<'_>) -> Result<bool, Unplaced> {
         let memory = &context.shared.memory;
         let beyond = memory.used / 2 >= memory.limit && self.room.bytes >= memory.share();
-        let Some(error) = self.room.failed.filter(|_| beyond && !self.changes.is_clean()) else { return Ok(false) };
-        if self.room.round_failed {
+        let failed = self.room.failed.filter(|_| beyond && !self.changes.is_clean());
+        let Some((error, at)) = failed else { return Ok(false) };
+        if context.now < at + FAILURE_STANDS {
             return Err(Unplaced::Failed(error));
         }
-        // (Much may have happened since: a disk is in service by now, the controller is back.)
+        // Much may have happened since: a disk is in service by now, the controller is back.
         self.room.wanted = true;
         if self.flush.is_idle() {
             self.flush_for(context, Waiter::Timer);
@@ -233,12 +236,10 @@ impl Volume {
 
     /// A round has ended: what it made durable may be evicted, and what waited for that goes on.
     pub(crate) fn room_made(&mut self, context: &mut Context<'_>, result: Result<(), IoError>) {
-        self.room.failed = result.err();
+        self.room.failed = result.err().map(|error| (error, context.now));
         self.room.pause = 0;
         if std::mem::take(&mut self.room.wanted) {
-            self.room.round_failed = result.is_err();
             self.retry_held(context);
-            self.room.round_failed = false;
             self.go_on_in_background(context);
         }
     }
