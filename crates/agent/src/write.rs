@@ -354,10 +354,9 @@ impl Volume {
             at = end;
         }
         // (What is settled changes nothing of the table.)
-        if regions.iter().any(|write| !write.settled) {
-            if self.out_of_room(context)? || self.waits_for_room(context) {
-                return Err(Unplaced::Blocked);
-            }
+        let changes_nothing = regions.iter().all(|write| write.settled);
+        if !changes_nothing && (self.out_of_room(context)? || self.waits_for_room(context)) {
+            return Err(Unplaced::Blocked);
         }
         if wanted > 0 {
             match self.have_regions(context, wanted) {

@@ -608,6 +608,15 @@ impl Cluster {
         self.done.remove(&id).expect("FAULT_ALWAYS_ENDS: an I/O was never answered")
     }
 
+    /// What changed in the first MiB since snapshot number `index`.
+    pub fn changed_since(&mut self, index: usize) -> Vec<(u64, bool, bool)> {
+        let since = self.snapshots[index].id;
+        match self.run(IoKind::Changed { offset: 0, length: 1 << 20, since, extents_max: 100 }) {
+            Outcome::Changed(extents) => extents,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Outcome {
         self.run(write(offset, data, false))
     }
