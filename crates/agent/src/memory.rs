@@ -3,7 +3,7 @@
 //! Up to the high mark, an eighth below the limit, nothing happens. Beyond it the largest tables give up pages that nobody
 //! needs just now; a volume whose table is below its even share keeps it. Pages with changes stay: when they stand in the
 //! way they are committed early, and at the limit whatever makes the table larger waits for the end of that round. Only
-//! when commits fail does a table go beyond, to twice the limit, from where on such writes fail.
+//! when commits fail does a table go beyond, to twice the limit, from where on such writes fail with the next round that does.
 
 use crate::context::{Context, Shared};
 use crate::event::{IoKind, VolumeSlot};
